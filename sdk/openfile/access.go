@@ -1,0 +1,186 @@
+package openfile
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/kern"
+	"github.com/firn-cr/firn/sdk/procfs"
+)
+
+// Access reaches the open file descriptions of a tree. It keeps a pidfd per
+// process until Close. It is safe for concurrent use.
+type Access struct {
+	tree *sdk.Tree
+	fds  kern.Descriptors
+}
+
+// NewAccess returns access to the files of a tree.
+func NewAccess(tree *sdk.Tree) *Access { return &Access{tree: tree} }
+
+// Close closes the pidfds. Duplicates stay open.
+func (a *Access) Close() { a.fds.Close() }
+
+// Holder returns the first descriptor of a description and the process that
+// has it.
+func (a *Access) Holder(r *sdk.Resource) (sdk.FDRef, *sdk.Process, error) {
+	if r.File == nil || len(r.File.Refs) == 0 {
+		return sdk.FDRef{}, nil, fmt.Errorf("no descriptor refers to object %d: %w", r.Object, sdk.ErrCorrupt)
+	}
+	ref := r.File.Refs[0]
+	p := a.tree.Process(ref.Task)
+	if p == nil {
+		return ref, nil, fmt.Errorf("task %d is not in the tree: %w", ref.Task, sdk.ErrCorrupt)
+	}
+	return ref, p, nil
+}
+
+// Dup duplicates a description into this process, close-on-exec. The caller
+// closes it. It shares offset and flags with the tree: do not change them.
+func (a *Access) Dup(r *sdk.Resource) (int, error) {
+	ref, p, err := a.Holder(r)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := a.fds.Get(ref.FD, TIDs(p)...)
+	if err != nil {
+		return -1, fmt.Errorf("pidfd_getfd: %w", err)
+	}
+	return fd, nil
+}
+
+// FDInfo reads the fdinfo of a description.
+func (a *Access) FDInfo(r *sdk.Resource) (*procfs.FDInfo, error) {
+	ref, p, err := a.Holder(r)
+	if err != nil {
+		return nil, err
+	}
+	return procfs.ReadFDInfo(Live(p, ref.FD), ref.FD)
+}
+
+// TIDs are the threads of a process, main thread first.
+func TIDs(p *sdk.Process) []int {
+	out := make([]int, 0, len(p.Threads)+1)
+	out = append(out, p.PID)
+	for _, t := range p.Threads {
+		if t.TID != p.PID {
+			out = append(out, t.TID)
+		}
+	}
+	return out
+}
+
+// Live returns a thread in whose /proc directory descriptor fd of the process
+// can be seen: a main thread that has ended shows none.
+func Live(p *sdk.Process, fd int) int {
+	for _, tid := range TIDs(p) {
+		if _, err := os.Lstat(fmt.Sprintf("/proc/%d/fd/%d", tid, fd)); err == nil {
+			return tid
+		}
+	}
+	return p.PID
+}
+
+// Subject names a description by its first descriptor: "fd 7".
+func Subject(r *sdk.Resource) string {
+	if r.File == nil || len(r.File.Refs) == 0 {
+		return "file"
+	}
+	return fmt.Sprintf("fd %d", r.File.Refs[0].FD)
+}
+
+// Report collects findings about files. The zero Report is empty and ready; it
+// is safe for concurrent use.
+type Report struct {
+	mu       sync.Mutex
+	findings []sdk.Finding
+}
+
+// Block reports that a description cannot be carried.
+func (r *Report) Block(res *sdk.Resource, text, help string) { r.Add(res, sdk.LevelBlock, text, help) }
+
+// Note reports a difference that does not keep it from being carried.
+func (r *Report) Note(res *sdk.Resource, text string) { r.Add(res, sdk.LevelNote, text, "") }
+
+// Add reports a finding of any level.
+func (r *Report) Add(res *sdk.Resource, level sdk.Level, text, help string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.findings = append(r.findings, sdk.Finding{
+		Level: level, Task: res.Task, Object: res.Object, Subject: Subject(res), Text: text, Help: help,
+	})
+}
+
+// Findings returns what was reported in the order of the objects.
+func (r *Report) Findings() []sdk.Finding {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := slices.Clone(r.findings)
+	slices.SortStableFunc(out, func(a, b sdk.Finding) int {
+		if a.Object != b.Object {
+			if a.Object < b.Object {
+				return -1
+			}
+			return 1
+		}
+		return 0
+	})
+	return out
+}
+
+// batch is how many files one goroutine takes at a time.
+const batch = 64
+
+// Each calls f for 0 to n-1 from several goroutines and returns the error of
+// the lowest number that failed; it need not have called f for all then.
+func Each(ctx context.Context, n int, f func(int) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		wg     sync.WaitGroup
+		mu     sync.Mutex
+		next   int
+		failed = n
+		first  error
+	)
+	take := func() (int, int) {
+		mu.Lock()
+		defer mu.Unlock()
+		start := next
+		next = min(next+batch, n)
+		return start, next
+	}
+	work := func() {
+		defer wg.Done()
+		for start, end := take(); start < end && ctx.Err() == nil; start, end = take() {
+			for i := start; i < end; i++ {
+				if err := f(i); err != nil {
+					mu.Lock()
+					if i < failed {
+						failed, first = i, err
+					}
+					mu.Unlock()
+					cancel()
+					return
+				}
+			}
+		}
+	}
+	for range min(runtime.GOMAXPROCS(0), (n+batch-1)/batch) {
+		wg.Add(1)
+		go work()
+	}
+	wg.Wait()
+	if first != nil {
+		return first
+	}
+	if failed == n && next < n {
+		return context.Cause(ctx)
+	}
+	return nil
+}

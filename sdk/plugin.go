@@ -1,0 +1,155 @@
+package sdk
+
+import (
+	"context"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// APIVersion is the version of the protocol between host and plugin. A host
+// refuses a plugin that speaks none of its versions.
+const APIVersion = 1
+
+// Plugin is what every plugin implements. Everything else is an optional
+// interface of this package.
+type Plugin interface {
+	// Describe tells what the plugin is. It is called before any session, has
+	// no side effects and always returns the same.
+	Describe() Description
+}
+
+// Description is what a plugin tells about itself.
+type Description struct {
+	// Name is the name of the subsystem; the binary is firn-plugin-NAME. Lower
+	// case letters, digits and dashes. The name "firn" belongs to the host.
+	Name string
+	// Version is the plugin's own version (semantic).
+	Version string
+	// Summary is one line for "firn plugin list".
+	Summary string
+	// Claims are the resources that the plugin saves and rebuilds.
+	Claims []Claim
+	// Attends are resources whose tasks the plugin wants to be called for
+	// although it does not own the resource.
+	Attends []Claim
+	// After names plugins whose phase must have ended before the same phase of
+	// this plugin starts. Plugins without an order run at the same time.
+	After []string
+	// Records are the record types that the plugin writes and reads.
+	Records []RecordType
+	// Capabilities are the rights that the plugin needs, by their kernel names
+	// ("CAP_SYS_ADMIN").
+	Capabilities []string
+}
+
+// RecordType declares one kind of record.
+type RecordType struct {
+	// Kind identifies the type within the plugin. Never reuse a number.
+	Kind uint32
+	// Version is written into every record of this kind. A plugin reads its
+	// older versions; the host refuses a newer one than the plugin declares.
+	Version uint16
+	// Message is an empty message of the payload's type. Its descriptor goes
+	// into the image so that "firn show" prints it without the plugin. Nil
+	// means that the payload is opaque.
+	Message proto.Message
+	// Name is shown for opaque payloads; otherwise the message's name is used.
+	Name string
+	// Optional records may be skipped (with a notice) by a restore whose
+	// plugin does not know the kind. Others make the restore fail.
+	Optional bool
+}
+
+// Checker reports what would keep the resources from being saved. It has no
+// side effects. It is called before the freeze, and again while the tree is
+// frozen and before anything is written; the answer of the second call counts.
+type Checker interface {
+	Check(ctx context.Context, req *CheckRequest) ([]Finding, error)
+}
+
+// Preparer does what need not be done while the tree stands still. The tree
+// runs; what is seen may have changed when Dump is called.
+type Preparer interface {
+	Prepare(ctx context.Context, req *PrepareRequest) (*PrepareResponse, error)
+}
+
+// Dumper emits the records of all resources that the plugin owns. Every task
+// of the tree is frozen and traced by the host.
+type Dumper interface {
+	Dump(ctx context.Context, req *DumpRequest) error
+}
+
+// FileDumper is the simple form of [Dumper] for plugins that claim files: it
+// is called once for every open file description. A plugin that implements
+// both gets Dump only.
+type FileDumper interface {
+	DumpFile(ctx context.Context, f *FileDump) error
+}
+
+// Thawer is called after the tree runs again (or is ended). Records may still
+// be emitted.
+type Thawer interface {
+	Thawed(ctx context.Context, req *DumpRequest) error
+}
+
+// ImageChecker reports what keeps the records from being rebuilt on this
+// machine. Nothing was created yet, and nothing may be created by it.
+type ImageChecker interface {
+	CheckImage(ctx context.Context, req *RestoreRequest) ([]Finding, error)
+}
+
+// NamespaceRestorer puts the tasks into their namespaces. Every process of the
+// tree exists with its main thread, and runs in the restorer's namespaces.
+type NamespaceRestorer interface {
+	RestoreNamespaces(ctx context.Context, req *RestoreRequest) error
+}
+
+// ObjectRestorer opens every object of the plugin in the plugin's own process
+// and hands them to [RestoreRequest.Provide]; the host installs them in the
+// tasks that hold them.
+type ObjectRestorer interface {
+	RestoreObjects(ctx context.Context, req *RestoreRequest) error
+}
+
+// FileRestorer is the simple form of [ObjectRestorer]: it is called once for
+// each object and returns a file descriptor of the plugin's process, which the
+// SDK closes once it is installed.
+type FileRestorer interface {
+	RestoreFile(ctx context.Context, f *FileRestore) (fd int, err error)
+}
+
+// MemoryRestorer builds the address spaces. Every process has one thread,
+// which lives in the host's seed program: nothing in its address space is of
+// value outside [Process.Reserved].
+type MemoryRestorer interface {
+	RestoreMemory(ctx context.Context, req *RestoreRequest) error
+}
+
+// FileLinker completes objects that refer to others by number, after every
+// file is installed in every task.
+type FileLinker interface {
+	LinkFiles(ctx context.Context, req *RestoreRequest) error
+}
+
+// TaskRestorer sets attributes of tasks. All threads exist, with signals
+// blocked.
+type TaskRestorer interface {
+	RestoreTasks(ctx context.Context, req *RestoreRequest) error
+}
+
+// Sealer sets what takes rights away (credentials, capabilities, seccomp,
+// limits). It is the last phase before the registers.
+type Sealer interface {
+	Seal(ctx context.Context, req *RestoreRequest) error
+}
+
+// Resumer is called when the restored tree runs.
+type Resumer interface {
+	Resumed(ctx context.Context, req *RestoreRequest) error
+}
+
+// Aborter is called once when a checkpoint or restore fails in any phase after
+// the session was opened. It releases what the plugin holds.
+type Aborter interface {
+	Abort(ctx context.Context) error
+}

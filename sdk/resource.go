@@ -1,0 +1,130 @@
+package sdk
+
+// TaskID names a thread or process inside an image: its thread id in the
+// host's PID namespace when the checkpoint was taken.
+type TaskID uint32
+
+// Tree is the process tree of a session.
+type Tree struct {
+	// Root is the ID of the tree's root process.
+	Root TaskID
+	// Processes are in an order in which every parent precedes its children.
+	Processes []Process
+}
+
+// Process finds a process by its ID and returns nil if there is none.
+func (t *Tree) Process(id TaskID) *Process {
+	for i := range t.Processes {
+		if t.Processes[i].ID == id {
+			return &t.Processes[i]
+		}
+	}
+	return nil
+}
+
+// Process is a thread group.
+type Process struct {
+	// ID is the process's name in the image. Records use it.
+	ID TaskID
+	// PID is the live process's id as the plugin sees it now. In a checkpoint
+	// it is equal to ID.
+	PID int
+	// Parent is the ID of the parent; 0 for the root.
+	Parent TaskID
+	// PGID and SID as at the checkpoint.
+	PGID, SID TaskID
+	// Comm is the name of the main thread.
+	Comm string
+	// Zombie processes have no threads, memory or files.
+	Zombie bool
+	// Threads has the main thread first. Until the threads are created (before
+	// FileLinker) only the main thread's PID is valid.
+	Threads []Thread
+	// Reserved is a range of the address space that belongs to the host while
+	// a restore lasts. It overlaps nothing of the checkpointed process.
+	Reserved AddrRange
+}
+
+// Thread is one task.
+type Thread struct {
+	ID  TaskID
+	TID int
+}
+
+// AddrRange is the half-open range [Start, End) of an address space.
+type AddrRange struct{ Start, End uint64 }
+
+// Len returns the length in bytes.
+func (r AddrRange) Len() uint64 { return r.End - r.Start }
+
+// Overlaps tells whether the two ranges share a byte.
+func (r AddrRange) Overlaps(o AddrRange) bool { return r.Start < o.End && o.Start < r.End }
+
+// Resource is one thing that a plugin owns.
+type Resource struct {
+	// Kind says which of the fields below are set.
+	Kind Kind
+	// Object identifies the resource in the image; unique over all kinds but
+	// tasks, whose object is their TaskID.
+	Object uint64
+	// Task is the process that has the resource (the first one, if several).
+	Task TaskID
+	// File is set for KindFile.
+	File *File
+	// VMA is set for KindVMA.
+	VMA *VMA
+	// Namespace is set for KindNamespace.
+	Namespace *Namespace
+}
+
+// File describes an open file description.
+type File struct {
+	// Link is the text of /proc/PID/fd/N.
+	Link string
+	Type FileType
+	Mode uint32 // st_mode
+	Dev  uint64 // st_dev as makedev(3)
+	Ino  uint64
+	Rdev uint64
+	Size int64
+	// Flags are the status flags and access mode as fdinfo shows them, without
+	// O_CLOEXEC.
+	Flags uint32
+	// Offset is the file position.
+	Offset int64
+	// MountID is the id of the mount in the mountinfo of Task.
+	MountID int
+	// FS is the type of the file system as in mountinfo: "tmpfs".
+	FS string
+	// Socket is set for sockets.
+	Socket *Socket
+	// Refs are all descriptors in the tree that refer to this description.
+	Refs []FDRef
+}
+
+// FDRef is one file descriptor.
+type FDRef struct {
+	Task    TaskID
+	FD      int
+	Cloexec bool
+}
+
+// VMA is one line of /proc/PID/maps.
+type VMA struct {
+	AddrRange
+	Perm   string // "rw-p"
+	Offset uint64
+	Dev    uint64
+	Ino    uint64
+	// Rdev is the device number (st_rdev) if a device is mapped, else 0.
+	Rdev uint64
+	Path string
+}
+
+// Namespace is a namespace in which some tasks of the tree live and the host
+// does not.
+type Namespace struct {
+	Name  string // "uts"
+	Ino   uint64
+	Tasks []TaskID
+}
