@@ -1,0 +1,55 @@
+package resource
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/sdk/procfs"
+)
+
+// mounts knows the types of the file systems of all mount namespaces that were
+// met, by namespace and mount id.
+type mounts struct {
+	mu    sync.Mutex
+	types map[uint64]map[int]string
+}
+
+// fsType returns the type of the file system of a mount, "" if the mount is not
+// in the namespace any more (a lazy umount(2)).
+func (m *mounts) fsType(tid int, ns uint64, mount int) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	types, ok := m.types[ns]
+	if !ok {
+		list, err := procfs.Mounts(tid)
+		if err != nil {
+			return "", fmt.Errorf("read mounts: %w", err)
+		}
+		types = map[int]string{}
+		for _, mt := range list {
+			types[mt.ID] = mt.FS
+		}
+		if m.types == nil {
+			m.types = map[uint64]map[int]string{}
+		}
+		m.types[ns] = types
+	}
+	return types[mount], nil
+}
+
+// mappedDevice returns the device number behind a mapping of a device, 0 for
+// everything else. Devices are mapped by their nodes, which live below /dev.
+func mappedDevice(tid int, m *procfs.Mapping) uint64 {
+	if m.Ino == 0 || !strings.HasPrefix(m.Path, "/dev/") {
+		return 0
+	}
+	var st unix.Stat_t
+	err := unix.Stat(fmt.Sprintf("/proc/%d/map_files/%x-%x", tid, m.Start, m.End), &st)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR && st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return 0
+	}
+	return st.Rdev
+}

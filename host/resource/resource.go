@@ -1,0 +1,145 @@
+// Package resource enumerates what the tasks of a tree have: open file
+// descriptions, mappings and namespaces. It knows how the kernel names these
+// things, not what they mean: that is the plugins' business.
+//
+// Everything is read from /proc, pidfds and kcmp(2); nothing is changed. On a
+// running tree the answer is a snapshot that may be torn; on a frozen one it is
+// exact.
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/firn-cr/firn/sdk"
+)
+
+// Set is what a tree has.
+type Set struct {
+	// Resources in the order: tasks, namespaces, files, mappings.
+	Resources []sdk.Resource
+	// Findings are blockers that no plugin could see because they lie between
+	// processes, such as a file descriptor table that two of them share.
+	Findings []sdk.Finding
+	// MaxFD is the highest descriptor number in the tree, -1 if there is none.
+	MaxFD int
+	// Free is a range of the address space that no process of the tree uses.
+	Free sdk.AddrRange
+}
+
+// FreeLen is the length of [Set.Free] in bytes.
+const FreeLen = 1 << 30
+
+// Enumerate lists the resources of all processes of the tree that are not
+// zombies. A process that ended meanwhile is left out when running is true and
+// an error otherwise.
+func Enumerate(ctx context.Context, tree *sdk.Tree, running bool) (*Set, error) {
+	shared := &mounts{}
+	procs := make([]*process, 0, len(tree.Processes))
+	for i := range tree.Processes {
+		if !tree.Processes[i].Zombie {
+			procs = append(procs, &process{Process: &tree.Processes[i], mounts: shared})
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for _, p := range procs {
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			err := p.read()
+			if running && (errors.Is(err, os.ErrNotExist) || errors.Is(err, sdk.ErrTaskGone)) {
+				p.gone = true
+				return nil
+			}
+			if errors.Is(err, os.ErrPermission) {
+				err = fmt.Errorf("%w: CAP_SYS_PTRACE needed: %w", err, sdk.ErrNotPermitted)
+			}
+			if err != nil {
+				return fmt.Errorf("read resources of task %d: %w", p.PID, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return assemble(procs)
+}
+
+func assemble(procs []*process) (*Set, error) {
+	set := &Set{MaxFD: -1}
+	live := procs[:0]
+	for _, p := range procs {
+		if !p.gone {
+			live = append(live, p)
+		}
+	}
+	object := uint64(1) << 32 // above every TaskID: objects never look like tasks
+	next := func() uint64 { object++; return object }
+
+	for _, p := range live {
+		set.Resources = append(set.Resources, sdk.Resource{Kind: sdk.KindTask, Object: uint64(p.ID), Task: p.ID})
+	}
+	set.Resources = append(set.Resources, namespaces(live, next)...)
+	files, err := groupFiles(live, next)
+	if err != nil {
+		return nil, err
+	}
+	set.Resources = append(set.Resources, files...)
+	for _, p := range live {
+		for i := range p.vmas {
+			set.Resources = append(set.Resources, sdk.Resource{Kind: sdk.KindVMA, Object: next(), Task: p.ID, VMA: &p.vmas[i]})
+		}
+		for i := range p.files {
+			set.MaxFD = max(set.MaxFD, p.files[i].fd)
+		}
+		set.Findings = append(set.Findings, p.findings...)
+	}
+	shared, err := sharedTables(live)
+	if err != nil {
+		return nil, err
+	}
+	set.Findings = append(set.Findings, shared...)
+	set.Free, err = freeRange(live)
+	return set, err
+}
+
+// process is what was read of one process.
+type process struct {
+	*sdk.Process
+	mounts   *mounts
+	gone     bool
+	files    []openFD
+	vmas     []sdk.VMA
+	ns       []nsLink
+	findings []sdk.Finding
+}
+
+func (p *process) read() error {
+	// A leader that has exited while other threads run has no files and no
+	// memory of its own; any live thread shows those of the process.
+	tid := p.liveTID()
+	if err := p.readNamespaces(tid); err != nil {
+		return err
+	}
+	if err := p.readFiles(tid); err != nil {
+		return err
+	}
+	return p.readVMAs(tid)
+}
+
+func (p *process) liveTID() int {
+	for _, t := range p.Threads {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/maps", p.PID, t.TID)); err == nil && len(b) > 0 {
+			return t.TID
+		}
+	}
+	return p.PID
+}

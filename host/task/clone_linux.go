@@ -1,0 +1,144 @@
+package task
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/host/internal/arch"
+	"github.com/firn-cr/firn/sdk"
+)
+
+// Clone asks a stopped task to create another.
+type Clone struct {
+	// From is the creator, Gadget a system call instruction in it.
+	From   HostPID
+	Gadget uint64
+	// Scratch is memory of the creator for the arguments, 128 bytes or more,
+	// and Mem the same bytes here. Without Mem they are written by the kernel.
+	Scratch uint64
+	Mem     []byte
+	// Flags of clone(2); CLONE_PTRACE is added.
+	Flags      uint64
+	ExitSignal int
+	// TID is the number that the new task shall have.
+	TID HostPID
+}
+
+// cloneArgsSize is the size of struct clone_args with set_tid and cgroup
+// (linux/sched.h, since 5.7).
+const cloneArgsSize = 88
+
+func (c *Clone) args() []byte {
+	le := binary.LittleEndian
+	b := make([]byte, cloneArgsSize+8)
+	le.PutUint64(b[0:], c.Flags|unix.CLONE_PTRACE)
+	le.PutUint64(b[32:], uint64(c.ExitSignal))
+	le.PutUint64(b[64:], c.Scratch+cloneArgsSize) // set_tid
+	le.PutUint64(b[72:], 1)                       // set_tid_size
+	le.PutUint32(b[cloneArgsSize:], uint32(c.TID))
+	return b
+}
+
+// Clone creates a task. The new one is traced and stopped before its first
+// instruction.
+func (o *Ops) Clone(c *Clone) error {
+	args := c.args()
+	if c.Mem != nil {
+		copy(c.Mem, args)
+	} else if err := writeMem(c.From, c.Scratch, args); err != nil {
+		return err
+	}
+	got, err := o.Syscall(c.From, c.Gadget, unix.SYS_CLONE3, c.Scratch, cloneArgsSize)
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("create task %d: its number is taken: %w", c.TID, sdk.ErrInUse)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("create task %d under its number: CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN needed: %w", c.TID, sdk.ErrNotPermitted)
+	case err != nil:
+		return fmt.Errorf("create task %d: clone3 in task %d: %w", c.TID, c.From, err)
+	case HostPID(got) != c.TID:
+		return fmt.Errorf("create task %d: the kernel gave it number %d: %w", c.TID, got, sdk.ErrUnsupported)
+	}
+	return o.AwaitStop(c.TID)
+}
+
+func writeMem(tid HostPID, addr uint64, b []byte) error {
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", tid), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(b, int64(addr)); err != nil {
+		return fmt.Errorf("write memory of task %d: %w", tid, err)
+	}
+	return nil
+}
+
+// Seed is the tiny program from which a restore clones the tree.
+type Seed struct {
+	PID HostPID
+	// Gadget is the address of its system call instruction.
+	Gadget uint64
+	// Scratch is free memory of it.
+	Scratch uint64
+}
+
+// execFD is where the seed's file is kept while it is executed: above the
+// descriptors that the new process gets.
+const execFD = 200
+
+// StartSeed starts the seed, a child of this process, and stops it. The files
+// become its descriptors 0, 1, 2 ... and it has no others.
+func (o *Ops) StartSeed(files []*os.File) (*Seed, error) {
+	elf, gadget := arch.Seed()
+	fd, err := unix.MemfdCreate("firn-seed", unix.MFD_CLOEXEC|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before 6.3
+		fd, err = unix.MemfdCreate("firn-seed", unix.MFD_CLOEXEC)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seed: memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "firn-seed")
+	defer f.Close()
+	if _, err := f.Write(elf); err != nil {
+		return nil, fmt.Errorf("seed: %w", err)
+	}
+	high, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, execFD+len(files))
+	if err != nil {
+		return nil, fmt.Errorf("seed: %w", err)
+	}
+	defer unix.Close(high)
+	attr := &syscall.ProcAttr{Env: []string{}, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
+	for _, x := range files {
+		attr.Files = append(attr.Files, x.Fd())
+	}
+	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", high), []string{"firn-seed"}, attr)
+	runtime.KeepAlive(files)
+	if err != nil {
+		return nil, fmt.Errorf("seed: execute: %w", err)
+	}
+	s := &Seed{PID: HostPID(pid), Gadget: gadget}
+	if err := o.seizeSeed(s); err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		return nil, errors.Join(err, reap(o.ctx, s.PID))
+	}
+	return s, nil
+}
+
+func (o *Ops) seizeSeed(s *Seed) error {
+	if err := o.Seize(s.PID); err != nil {
+		return err
+	}
+	if err := o.BlockSignals(s.PID); err != nil {
+		return err
+	}
+	regs, err := arch.GetRegs(int(s.PID))
+	s.Scratch = (regs.SP() - 1024) &^ 15
+	return err
+}

@@ -1,0 +1,214 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/tape"
+)
+
+// RunTapes runs tapes in frozen threads. A process whose first tape it is gets
+// a shared mapping for it, which the thaw removes.
+func (f *Frozen) RunTapes(ctx context.Context, runs []tape.Run) ([]tape.Outcome, error) {
+	if err := f.engine.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer f.engine.release()
+	owners := map[HostPID]*Process{}
+	for _, p := range f.Processes {
+		for _, th := range p.Threads {
+			owners[th.TID] = p
+		}
+	}
+	for _, r := range runs {
+		p := owners[HostPID(r.TID)]
+		if p == nil || f.regions[p.PID] != nil {
+			continue
+		}
+		err := f.tracer.Do(func() error { return f.prepare(ctx, p) })
+		if err != nil {
+			return nil, fmt.Errorf("prepare task %d for tapes: %w", p.PID, err)
+		}
+	}
+	return f.engine.run(ctx, runs)
+}
+
+// prepare maps a region into a process and makes its threads targets.
+func (f *Frozen) prepare(ctx context.Context, p *Process) error {
+	for _, th := range p.Threads {
+		f.engine.Add(th, Slice{})
+	}
+	r, err := mapRegion(ctx, p, f.engine.targets[p.Threads[0].TID])
+	if err != nil {
+		return err
+	}
+	f.regions[p.PID] = r
+	for i, th := range p.Threads {
+		f.engine.targets[th.TID].slice = r.slice(i)
+	}
+	return nil
+}
+
+// Thaw removes every trace and lets all tasks go on as if nothing had
+// happened. It goes on after errors and is harmless when repeated.
+func (f *Frozen) Thaw(ctx context.Context) error { return f.release(ctx, false) }
+
+// ThawStopped is Thaw, but leaves every process stopped by SIGSTOP, for
+// somebody to continue by SIGCONT.
+func (f *Frozen) ThawStopped(ctx context.Context) error { return f.release(ctx, true) }
+
+func (f *Frozen) release(ctx context.Context, stopped bool) error {
+	if f.done {
+		return nil
+	}
+	f.done = true
+	f.engine.Close()
+	return f.tracer.Do(func() error {
+		var errs []error
+		for _, r := range f.regions {
+			if f.lost(r.proc) {
+				errs = append(errs, r.drop(), fmt.Errorf("task %d did not come back from injected work in time: it will by itself", r.proc.PID))
+				continue
+			}
+			if err := r.unmap(ctx); err != nil && !errors.Is(err, sdk.ErrTaskGone) {
+				errs = append(errs, fmt.Errorf("task %d: %w", r.proc.PID, err))
+			}
+		}
+		for _, p := range f.Processes {
+			if stopped && len(p.Threads) > 0 && p.State == Running {
+				errs = append(errs, ignoreGone(unix.Kill(int(p.PID), unix.SIGSTOP)))
+			}
+			for _, th := range p.Threads {
+				errs = append(errs, f.letGo(th))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// lost tells whether a thread of a process is still in injected work: then the
+// region has to stay, which is harmless.
+func (f *Frozen) lost(p *Process) bool {
+	for _, th := range p.Threads {
+		if t := f.engine.targets[th.TID]; t != nil && t.lost {
+			return true
+		}
+	}
+	return false
+}
+
+// letGo detaches one thread, from whatever stop it is at.
+func (f *Frozen) letGo(th *Thread) error {
+	if t := f.engine.targets[th.TID]; t != nil {
+		if err := ignoreGone(t.resend()); err != nil {
+			return fmt.Errorf("task %d: send postponed signals: %w", th.TID, err)
+		}
+	}
+	if err := ignoreGone(detach(th.TID, 0)); err != nil {
+		return fmt.Errorf("detach task %d: %w", th.TID, err)
+	}
+	return nil
+}
+
+func ignoreGone(err error) error {
+	if isGone(err) {
+		return nil
+	}
+	return err
+}
+
+// reapTime is how long a dead process may stay a zombie before Kill reports
+// it. Init may take seconds to reap an orphan; a parent that is an ordinary
+// program reaps when it likes, possibly only after the host has ended.
+const (
+	initReapTime   = 10 * time.Second
+	parentReapTime = time.Second
+)
+
+// Kill ends every process of the tree and waits until their numbers are free.
+// The processes that are dead but not reaped yet by their parents are returned.
+func (f *Frozen) Kill(ctx context.Context) (unreaped []HostPID, err error) {
+	if f.done {
+		return nil, nil
+	}
+	f.done = true
+	f.engine.Close()
+	err = f.tracer.Do(func() error { return f.killAll(ctx) })
+	return f.awaitReaped(ctx), err
+}
+
+func (f *Frozen) killAll(ctx context.Context) error {
+	var errs []error
+	for _, p := range f.Processes {
+		errs = append(errs, ignoreGone(unix.Kill(int(p.PID), unix.SIGKILL)))
+	}
+	for _, r := range f.regions {
+		errs = append(errs, r.drop())
+	}
+	// The kernel lets a parent reap a process only after its tracer has
+	// reaped every thread, the main thread last.
+	for _, p := range f.Processes {
+		for i := len(p.Threads) - 1; i >= 0; i-- {
+			errs = append(errs, reap(ctx, p.Threads[i].TID))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func reap(ctx context.Context, tid HostPID) error {
+	for {
+		s, err := waitStop(ctx, tid)
+		if errors.Is(err, sdk.ErrTaskGone) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if s.ended() {
+			return nil
+		}
+	}
+}
+
+// awaitReaped waits until no process of the tree is left, each for as long as
+// its parent may be expected to take.
+func (f *Frozen) awaitReaped(ctx context.Context) []HostPID {
+	start := time.Now()
+	for {
+		var left []HostPID
+		patience := time.Duration(0)
+		for _, p := range f.Processes {
+			now, err := readProcess(p.PID)
+			if err != nil || now.StartTime != p.StartTime {
+				continue
+			}
+			left = append(left, p.PID)
+			if now.Parent != p.Parent || now.Parent <= 1 { // init or a subreaper
+				patience = max(patience, initReapTime)
+			} else {
+				patience = max(patience, parentReapTime)
+			}
+		}
+		if len(left) == 0 || time.Since(start) > patience || ctx.Err() != nil {
+			return left
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Thread finds a thread of the tree.
+func (f *Frozen) Thread(tid HostPID) *Thread {
+	for _, p := range f.Processes {
+		for _, th := range p.Threads {
+			if th.TID == tid {
+				return th
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package task
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/host/internal/arch"
+)
+
+// Ops are requests for stopped tasks that a restore has created. They have no
+// way back: a task that they are used on dies with the host (EXITKILL). They
+// are valid only inside the function that [Tracer.With] runs.
+type Ops struct {
+	ctx context.Context
+}
+
+// With runs fn on the tracing thread.
+func (t *Tracer) With(ctx context.Context, fn func(*Ops) error) error {
+	return t.Do(func() error { return fn(&Ops{ctx}) })
+}
+
+// Seize attaches to a task, so that it is killed when the host ends, and stops
+// it.
+func (o *Ops) Seize(tid HostPID) error {
+	if err := seize(tid, optTraceSysGood|optExitKill); err != nil {
+		return fmt.Errorf("seize task %d: %w", tid, err)
+	}
+	if err := interrupt(tid); err != nil {
+		return fmt.Errorf("interrupt task %d: %w", tid, err)
+	}
+	return o.AwaitStop(tid)
+}
+
+// AwaitStop waits for the event stop of a task.
+func (o *Ops) AwaitStop(tid HostPID) error {
+	for {
+		s, err := waitStop(o.ctx, tid)
+		switch {
+		case err != nil:
+			return err
+		case s.ended():
+			return fmt.Errorf("task %d: %w", tid, errGone)
+		case s.isEventStop():
+			return nil
+		}
+		if err := cont(tid, 0); err != nil {
+			return fmt.Errorf("continue task %d: %w", tid, err)
+		}
+	}
+}
+
+// Syscall has a stopped task execute one system call with the instruction at
+// gadget. Registers but the result are put back.
+func (o *Ops) Syscall(tid HostPID, gadget uint64, nr int, args ...uint64) (uint64, error) {
+	regs, err := arch.GetRegs(int(tid))
+	if err != nil {
+		return 0, err
+	}
+	call := regs
+	var six [6]uint64
+	copy(six[:], args)
+	call.SetCall(gadget, nr, six)
+	if err := arch.SetRegs(int(tid), &call); err != nil {
+		return 0, err
+	}
+	t := &target{tid: tid}
+	if err := t.stepThrough(o.ctx); err != nil {
+		return 0, err
+	}
+	if call, err = arch.GetRegs(int(tid)); err != nil {
+		return 0, err
+	}
+	if err := arch.SetRegs(int(tid), &regs); err != nil {
+		return 0, err
+	}
+	if r := call.Result(); r < 0 && r >= -4095 {
+		return 0, unix.Errno(-r)
+	}
+	return uint64(call.Result()), nil
+}
+
+// Context is everything of a thread that only its tracer can set.
+type Context struct {
+	Regs    arch.Regs
+	XState  []byte
+	SigMask uint64
+}
+
+// Context reads the context of a stopped thread.
+func (o *Ops) Context(tid HostPID) (Context, error) {
+	th := &Thread{TID: tid}
+	err := readThread(th)
+	return Context{th.Regs, th.XState, th.SigMask}, err
+}
+
+// SetContext writes the context of a stopped thread.
+func (o *Ops) SetContext(tid HostPID, c *Context) error {
+	if err := arch.SetXState(int(tid), c.XState); err != nil {
+		return fmt.Errorf("task %d: set extended state: %w", tid, err)
+	}
+	if err := setSignalMask(tid, c.SigMask); err != nil {
+		return fmt.Errorf("task %d: set signal mask: %w", tid, err)
+	}
+	if err := arch.SetRegs(int(tid), &c.Regs); err != nil {
+		return fmt.Errorf("task %d: set registers: %w", tid, err)
+	}
+	return nil
+}
+
+// BlockSignals blocks all signals of a stopped thread.
+func (o *Ops) BlockSignals(tid HostPID) error { return setSignalMask(tid, allSignals) }
+
+// Detach lets a stopped task go.
+func (o *Ops) Detach(tid HostPID) error { return detach(tid, 0) }
+
+// Kill ends a traced process and reaps the given threads of it, the main
+// thread last.
+func (o *Ops) Kill(pid HostPID, tids []HostPID) error {
+	if err := ignoreGone(unix.Kill(int(pid), unix.SIGKILL)); err != nil {
+		return fmt.Errorf("kill process %d: %w", pid, err)
+	}
+	for i := len(tids) - 1; i >= 0; i-- {
+		if err := reap(o.ctx, tids[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Exit ends a stopped process so that it leaves the wait status: by
+// exit_group(2), or by the signal that had killed it. It stays a zombie until
+// its parent reaps it.
+func (o *Ops) Exit(pid HostPID, gadget uint64, status unix.WaitStatus) error {
+	regs, err := arch.GetRegs(int(pid))
+	if err != nil {
+		return err
+	}
+	if !status.Signaled() {
+		regs.SetCall(gadget, unix.SYS_EXIT_GROUP, [6]uint64{uint64(status.ExitStatus())})
+		if err := arch.SetRegs(int(pid), &regs); err != nil {
+			return err
+		}
+		if err := cont(pid, 0); err != nil {
+			return err
+		}
+		return reap(o.ctx, pid)
+	}
+	// No core file, whatever the signal.
+	if err := unix.Prlimit(int(pid), unix.RLIMIT_CORE, &unix.Rlimit{}, nil); err != nil {
+		return err
+	}
+	sig := status.Signal()
+	if err := setSignalMask(pid, ^(uint64(1) << (sig - 1))); err != nil {
+		return err
+	}
+	if err := unix.Kill(int(pid), sig); err != nil {
+		return err
+	}
+	// SIGKILL does not wait for us.
+	if err := ignoreGone(cont(pid, 0)); err != nil {
+		return err
+	}
+	for {
+		s, err := waitStop(o.ctx, pid)
+		if err != nil || s.ended() {
+			return ignoreGone(err)
+		}
+		deliver := unix.Signal(0)
+		if s.isSignal() {
+			deliver = s.signal()
+		}
+		if err := cont(pid, deliver); err != nil {
+			return ignoreGone(err)
+		}
+	}
+}

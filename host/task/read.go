@@ -1,0 +1,140 @@
+package task
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/host/internal/arch"
+	"github.com/firn-cr/firn/sdk"
+)
+
+// read describes the tree once everything is stopped.
+func (f *freezer) read(root HostPID) ([]*Process, error) {
+	procs, err := Walk(root)
+	if err != nil {
+		return nil, err
+	}
+	known := map[HostPID]bool{}
+	for _, p := range procs {
+		live := p.Threads[:0]
+		for _, th := range p.Threads {
+			t := f.tasks[th.TID]
+			if t == nil {
+				continue // an exited main thread: nothing left to stop
+			}
+			known[th.TID] = true
+			if sig := t.last.signal(); sig != unix.SIGTRAP {
+				p.State, p.StopSignal = Stopped, sig
+			}
+			if err := readThread(th); err != nil {
+				return nil, fmt.Errorf("read task %d: %w", th.TID, err)
+			}
+			live = append(live, th)
+		}
+		p.Threads = live
+	}
+	for tid := range f.tasks {
+		if !known[tid] {
+			return nil, fmt.Errorf("task %d left the tree while it was frozen: %w", tid, sdk.ErrTaskGone)
+		}
+	}
+	return procs, nil
+}
+
+func readThread(th *Thread) (err error) {
+	if th.Regs, err = arch.GetRegs(int(th.TID)); err != nil {
+		return err
+	}
+	if err = arch.CheckTask(int(th.TID)); err != nil {
+		return err
+	}
+	if th.Dispatches, err = userDispatch(th.TID); err != nil {
+		return err
+	}
+	if err = resolveRestart(th); err != nil {
+		return err
+	}
+	if err = abortRseq(th); err != nil {
+		return err
+	}
+	if th.XState, err = arch.GetXState(int(th.TID)); err != nil {
+		return err
+	}
+	th.SigMask, err = signalMask(th.TID)
+	return err
+}
+
+// resolveRestart finds out which call a thread is in that was interrupted for
+// the second time: the kernel shows restart_syscall then, which is of no use to
+// a restored task.
+func resolveRestart(th *Thread) error {
+	if !th.Regs.InRestart() && !th.Regs.MayRestart() {
+		return nil
+	}
+	text := make([]byte, arch.ResolveLen)
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mem", th.TID))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	code := make([]byte, arch.StopSyscallLen)
+	if _, err := f.ReadAt(code, int64(th.Regs.PC())); err == nil {
+		th.Regs.PendingRestart(code)
+	}
+	if _, err := f.ReadAt(text, int64(th.Regs.PC())-int64(len(text))); err == nil {
+		th.Regs.ResolveRestart(text)
+	}
+	return nil
+}
+
+// Trace returns, for each thread, what only its tracer can read.
+func (f *Frozen) Trace(ctx context.Context, tids []int) ([]sdk.TraceInfo, error) {
+	threads := map[HostPID]*Thread{}
+	for _, p := range f.Processes {
+		for _, th := range p.Threads {
+			threads[th.TID] = th
+		}
+	}
+	// Only stopped threads can be looked into: not in the middle of a tape.
+	if err := f.engine.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer f.engine.release()
+	infos := make([]sdk.TraceInfo, 0, len(tids))
+	err := f.tracer.Do(func() error {
+		for _, tid := range tids {
+			th := threads[HostPID(tid)]
+			if th == nil {
+				return fmt.Errorf("trace task %d: %w", tid, sdk.ErrTaskGone)
+			}
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
+			info, err := traceInfo(th)
+			if err != nil {
+				return fmt.Errorf("trace task %d: %w", tid, err)
+			}
+			infos = append(infos, info)
+		}
+		return nil
+	})
+	return infos, err
+}
+
+func traceInfo(th *Thread) (info sdk.TraceInfo, err error) {
+	info = sdk.TraceInfo{
+		TID: int(th.TID), SigMask: th.SigMask,
+		StackPointer: th.Regs.SP(), InstructionPointer: th.Regs.PC(),
+	}
+	if info.Pending, err = pendingSignals(th.TID, false); err != nil {
+		return info, err
+	}
+	if info.SharedPending, err = pendingSignals(th.TID, true); err != nil {
+		return info, err
+	}
+	info.Rseq, err = rseqOf(th.TID)
+	return info, err
+}

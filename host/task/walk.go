@@ -1,0 +1,175 @@
+package task
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
+)
+
+// State is what a process does.
+type State uint8
+
+// States of a process.
+const (
+	Running State = iota
+	Stopped       // by a signal (job control)
+	Zombie
+)
+
+// isGone tells whether an error of /proc means that the task ended.
+func isGone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, sdk.ErrTaskGone)
+}
+
+// threadsOf lists the threads of a process, the main thread first.
+func threadsOf(pid HostPID) ([]HostPID, error) {
+	dir, err := os.Open(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	tids := make([]HostPID, 0, len(names))
+	for _, n := range names {
+		tid, err := strconv.Atoi(n)
+		if err != nil {
+			return nil, fmt.Errorf("thread %q of process %d: %w", n, pid, err)
+		}
+		tids = append(tids, HostPID(tid))
+	}
+	return tids, nil
+}
+
+// childrenOf lists the children of all threads of a process
+// (/proc/PID/task/TID/children, CONFIG_PROC_CHILDREN). The list is exact only
+// while the process is frozen.
+func childrenOf(pid HostPID, tids []HostPID) ([]HostPID, error) {
+	var out []HostPID
+	for _, tid := range tids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, tid))
+		if isGone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, word := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(word)
+			if err != nil {
+				return nil, fmt.Errorf("child %q of process %d: %w", word, pid, err)
+			}
+			out = append(out, HostPID(child))
+		}
+	}
+	return out, nil
+}
+
+// Process is one thread group of a tree.
+type Process struct {
+	PID, Parent, PGID, SID HostPID
+	// TTY is the device number of the controlling terminal, 0 if none.
+	TTY        uint32
+	TTYGroup   int
+	Comm       string
+	StartTime  uint64 // clock ticks after boot
+	State      State
+	StopSignal unix.Signal // of a stopped process
+	ExitStatus int         // of a zombie, as wait4(2) gives it
+	ExitSignal int         // what the parent gets at the end
+	// Threads has the main thread first; empty for zombies.
+	Threads []*Thread
+}
+
+// readProcess reads what /proc knows of a process.
+func readProcess(pid HostPID) (*Process, error) {
+	st, err := procfs.Stat(int(pid))
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{
+		PID: pid, Parent: HostPID(st.PPID), PGID: HostPID(st.PGRP), SID: HostPID(st.Session),
+		TTY: st.TTY, TTYGroup: st.TPGID, Comm: st.Comm, StartTime: st.StartTime, ExitSignal: st.ExitSignal,
+	}
+	if st.State == 'Z' || st.State == 'X' {
+		p.ExitStatus = st.ExitCode
+		p.State = Zombie
+	}
+	return p, nil
+}
+
+// Walk lists the tree below root without stopping anything: parents before
+// their children, zombies included. What changes meanwhile may be missed.
+func Walk(root HostPID) ([]*Process, error) {
+	var out []*Process
+	seen := map[HostPID]bool{}
+	for queue := []HostPID{root}; len(queue) > 0; queue = queue[1:] {
+		pid := queue[0]
+		if seen[pid] {
+			continue
+		}
+		seen[pid] = true
+		p, kids, err := walkOne(pid)
+		if isGone(err) && pid != root {
+			continue
+		}
+		if isGone(err) {
+			return nil, fmt.Errorf("process %d: %w", pid, sdk.ErrTaskGone)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("process %d: %w", pid, err)
+		}
+		out, queue = append(out, p), append(queue, kids...)
+	}
+	return out, nil
+}
+
+func walkOne(pid HostPID) (*Process, []HostPID, error) {
+	p, err := readProcess(pid)
+	if err != nil {
+		return nil, nil, err
+	}
+	tids, err := threadsOf(pid)
+	if err != nil {
+		return nil, nil, err
+	}
+	if p.State == Zombie && len(tids) > 1 {
+		p.State = Running // the main thread has exited, the process lives on
+	}
+	if p.State == Zombie {
+		return p, nil, nil
+	}
+	for _, tid := range tids {
+		p.Threads = append(p.Threads, &Thread{TID: tid})
+	}
+	kids, err := childrenOf(pid, tids)
+	return p, kids, err
+}
+
+// IsProcess tells whether pid is a process and, if it is a thread of one,
+// which.
+func IsProcess(pid HostPID) (ok bool, process HostPID, err error) {
+	st, err := procfs.Status(int(pid))
+	if err != nil {
+		return false, 0, err
+	}
+	return HostPID(st.Tgid) == pid, HostPID(st.Tgid), nil
+}
+
+// ParentOf returns the parent of a process.
+func ParentOf(pid HostPID) (HostPID, error) {
+	st, err := procfs.Stat(int(pid))
+	if err != nil {
+		return 0, fmt.Errorf("parent of process %d: %w", pid, err)
+	}
+	return HostPID(st.PPID), nil
+}
