@@ -1,0 +1,310 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/host/dispatch"
+	"github.com/firn-cr/firn/host/failure"
+	"github.com/firn-cr/firn/host/resource"
+	"github.com/firn-cr/firn/host/skeleton"
+	"github.com/firn-cr/firn/host/task"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/hbuf"
+	"github.com/firn-cr/firn/sdk/tape"
+)
+
+// plan is what is known of a tree and who takes care of which part.
+type plan struct {
+	plugins *dispatch.Set
+	// claims are those of all plugins that were found, also of the ones that
+	// were not started because nothing is theirs.
+	claims   []sdk.Description
+	procs    []*task.Process
+	tree     *sdk.Tree
+	set      *resource.Set
+	assigned dispatch.Assignment
+}
+
+// makePlan looks at the running tree, with its plugins started, and refuses
+// what can be seen to be impossible without freezing.
+func (f *flow) makePlan(ctx context.Context) error {
+	f.progress("plan")
+	if err := checkRoot(task.HostPID(f.cfg.PID)); err != nil {
+		return err
+	}
+	if err := f.startPlugins(ctx); err != nil {
+		return err
+	}
+	if err := f.survey(ctx); err != nil {
+		return err
+	}
+	lines, err := f.plan.check(ctx, false)
+	if err != nil {
+		return err
+	}
+	if err := blocked(lines); err != nil {
+		return err
+	}
+	return f.prepare(ctx)
+}
+
+// survey takes stock of the running tree.
+func (f *flow) survey(ctx context.Context) error {
+	procs, err := task.Walk(task.HostPID(f.cfg.PID))
+	if err != nil {
+		return err
+	}
+	return f.take(ctx, procs, true)
+}
+
+// take takes stock of a tree, and starts the plugins that are wanted for the
+// first time.
+func (f *flow) take(ctx context.Context, procs []*task.Process, running bool) error {
+	if err := f.plan.take(ctx, procs, running); err != nil {
+		return err
+	}
+	var missing []dispatch.Binary
+	for _, b := range f.bins {
+		if f.plan.wants(b.Name) && f.plugins.Get(b.Name) == nil {
+			missing = append(missing, b)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	added, err := f.plugins.Add(ctx, missing, f.options())
+	if err != nil {
+		return err
+	}
+	return f.openSessions(ctx, added)
+}
+
+func (f *flow) startPlugins(ctx context.Context) error {
+	// Plugins that are refused matter only if their resources are there: then
+	// nobody claims these. Say why.
+	bins, refused := dispatch.Discover(f.cfg.PluginDirs)
+	if refused != nil {
+		f.cfg.Log.Warn("plugins were refused", "error", refused)
+	}
+	if len(bins) == 0 {
+		return errors.Join(fmt.Errorf("no plugins in %v: %w", f.cfg.PluginDirs, failure.ErrPlugin), refused)
+	}
+	f.bins = bins
+	f.plan = &plan{}
+	start := bins
+	if known, ok := dispatch.KnownClaims(bins, ""); ok {
+		f.plan.claims = known
+		if err := f.preview(ctx); err != nil {
+			return err
+		}
+		start = slices.DeleteFunc(slices.Clone(bins), func(b dispatch.Binary) bool { return !f.plan.wants(b.Name) })
+	}
+	set, err := dispatch.Start(ctx, start, f.options())
+	if err != nil {
+		return err
+	}
+	f.plugins, f.plan.plugins = set, set
+	if f.plan.claims == nil {
+		f.plan.claims = set.Descriptions()
+	}
+	return f.openSessions(ctx, set.Plugins())
+}
+
+// preview takes stock of the running tree before any plugin runs, to find out
+// which are wanted.
+func (f *flow) preview(ctx context.Context) error {
+	procs, err := task.Walk(task.HostPID(f.cfg.PID))
+	if err != nil {
+		return err
+	}
+	return f.plan.take(ctx, procs, true)
+}
+
+// wants tells whether a plugin owns or attends anything.
+func (p *plan) wants(name string) bool {
+	return len(p.assigned.ByPlugin[name]) > 0 || len(p.assigned.Attended[name]) > 0
+}
+
+func (f *flow) options() dispatch.Options {
+	return dispatch.Options{Log: f.cfg.Log, Arena: f.arena()}
+}
+
+// arena decides on the memory through which records travel. A limit on the
+// size of files holds for shared memory too: under one, records travel by
+// messages.
+func (f *flow) arena() *dispatch.ArenaOptions {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur != unix.RLIM_INFINITY {
+		return nil
+	}
+	opt := &dispatch.ArenaOptions{Mode: hbuf.WriteThrough, Initial: initialArena}
+	if f.cfg.Deferred {
+		opt.Mode = hbuf.Deferred
+		opt.MemoryLimit = memoryLimit(f.cfg.MemoryLimit)
+	}
+	return opt
+}
+
+// initialArena is what a plugin has of its arena before the freeze.
+const initialArena = 512 << 10
+
+// memoryLimit is what deferred mode may use: a tenth of the machine's memory
+// unless told otherwise.
+func memoryLimit(limit int64) uint64 {
+	if limit > 0 {
+		return uint64(limit)
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return hbuf.DefaultArena
+	}
+	return info.Totalram * uint64(info.Unit) / 10
+}
+
+func (f *flow) openSessions(ctx context.Context, plugins []*dispatch.Plugin) error {
+	return f.plugins.Each(ctx, plugins, func(ctx context.Context, p *dispatch.Plugin) error {
+		return p.Open(ctx, dispatch.SessionConfig{Host: &hostServices{flow: f, plugin: p.Name()}, Options: f.cfg.Options})
+	})
+}
+
+// prepare warms up what would cost frozen time otherwise.
+func (f *flow) prepare(ctx context.Context) error {
+	return f.eachOwner(ctx, func(ctx context.Context, p *dispatch.Plugin, r dispatch.Round) error {
+		estimate, err := p.Prepare(ctx, r)
+		if err != nil {
+			return err
+		}
+		if !f.cfg.Deferred {
+			// The same few buffers are used again and again.
+			estimate.RecordBytes, estimate.BulkBytes = 0, min(estimate.BulkBytes, hbuf.DefaultWarm)
+		}
+		return p.Populate(ctx, estimate)
+	})
+}
+
+// take enumerates the resources of a tree and assigns them.
+func (p *plan) take(ctx context.Context, procs []*task.Process, running bool) (err error) {
+	p.procs, p.tree = procs, treeOf(procs)
+	if p.set, err = resource.Enumerate(ctx, p.tree, running); err != nil {
+		return err
+	}
+	for i := range p.tree.Processes {
+		p.tree.Processes[i].Reserved = p.set.Free
+	}
+	p.assigned, err = dispatch.Match(p.claims, p.set.Resources)
+	return err
+}
+
+// round is the argument of a phase for one plugin.
+func (p *plan) round(name string, frozen bool) dispatch.Round {
+	return dispatch.Round{
+		Tree: p.tree, Resources: p.assigned.ByPlugin[name], Attended: p.assigned.Attended[name], Frozen: frozen,
+	}
+}
+
+// owners are the plugins that own or attend something, in their order.
+func (p *plan) owners() []*dispatch.Plugin {
+	return slices.DeleteFunc(p.plugins.Plugins(), func(q *dispatch.Plugin) bool {
+		return !p.wants(q.Name())
+	})
+}
+
+// check asks everybody what is in the way. Nothing is left out because
+// something else blocks already.
+func (p *plan) check(ctx context.Context, frozen bool) ([]failure.Line, error) {
+	lines := hostFindings(p.procs)
+	for _, f := range p.set.Findings {
+		lines = append(lines, failure.Line{Finding: f})
+	}
+	_, blocks := skeleton.New(p.tree, skeleton.Nothing())
+	for _, b := range blocks {
+		lines = append(lines, failure.Line{Finding: b})
+	}
+	for _, r := range p.assigned.Unclaimed {
+		lines = append(lines, unclaimed(r))
+	}
+	var mu sync.Mutex
+	err := p.plugins.Each(ctx, p.owners(), func(ctx context.Context, q *dispatch.Plugin) error {
+		found, err := q.Check(ctx, p.round(q.Name(), frozen))
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, f := range found {
+			lines = append(lines, failure.Line{Plugin: q.Name(), Finding: f})
+		}
+		return nil
+	})
+	slices.SortStableFunc(lines, func(a, b failure.Line) int { return int(a.Task) - int(b.Task) })
+	return lines, err
+}
+
+func unclaimed(r sdk.Resource) failure.Line {
+	l := failure.Line{Finding: sdk.Finding{Level: sdk.LevelBlock, Task: r.Task, Object: r.Object}}
+	switch r.Kind {
+	case sdk.KindFile:
+		l.Subject = fmt.Sprintf("fd %d", r.File.Refs[0].FD)
+		l.Task = r.File.Refs[0].Task
+		l.Text = "nobody claims " + r.File.Link
+		if s := r.File.Socket; s != nil {
+			l.Text += fmt.Sprintf(" (family %d, type %d, protocol %d)", s.Family, s.Type, s.Protocol)
+		}
+	case sdk.KindVMA:
+		l.Subject = fmt.Sprintf("mapping %x-%x", r.VMA.Start, r.VMA.End)
+		l.Text = "nobody claims it: " + r.VMA.Path
+	case sdk.KindNamespace:
+		l.Subject = r.Namespace.Name + " namespace"
+		l.Text = fmt.Sprintf("nobody claims %s namespaces, and it is not that of firn", r.Namespace.Name)
+	default:
+		l.Subject = r.Kind.String()
+		l.Text = "nobody claims it"
+	}
+	l.Help = "a plugin that claims it would carry it"
+	return l
+}
+
+// blocked makes an error of the lines that block.
+func blocked(lines []failure.Line) error {
+	if b := failure.Blockers(lines); len(b) > 0 {
+		return &failure.BlockedError{Lines: b}
+	}
+	return nil
+}
+
+// hostServices is the host as one plugin sees it.
+type hostServices struct {
+	flow   *flow
+	plugin string
+}
+
+// RunTapes implements [sdk.Host].
+func (h *hostServices) RunTapes(ctx context.Context, runs []tape.Run) ([]tape.Outcome, error) {
+	if h.flow.frozen == nil {
+		return nil, errNotFrozen
+	}
+	return h.flow.frozen.RunTapes(ctx, runs)
+}
+
+// Trace implements [sdk.Host].
+func (h *hostServices) Trace(ctx context.Context, tids []int) ([]sdk.TraceInfo, error) {
+	if h.flow.frozen == nil {
+		return nil, errNotFrozen
+	}
+	return h.flow.frozen.Trace(ctx, tids)
+}
+
+// Progress implements [sdk.Host].
+func (h *hostServices) Progress(done, total int64) {
+	if h.flow.cfg.Progress != nil {
+		h.flow.cfg.Progress(h.plugin, done, total)
+	}
+}
+
+var errNotFrozen = fmt.Errorf("the tree is not frozen: %w", sdk.ErrAborted)

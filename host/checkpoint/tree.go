@@ -1,0 +1,113 @@
+package checkpoint
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/host/failure"
+	"github.com/firn-cr/firn/host/image"
+	"github.com/firn-cr/firn/host/image/imagepb"
+	"github.com/firn-cr/firn/host/internal/arch"
+	"github.com/firn-cr/firn/host/task"
+	"github.com/firn-cr/firn/sdk"
+)
+
+// treeOf converts processes to what plugins see. The root has no parent in
+// the tree.
+func treeOf(procs []*task.Process) *sdk.Tree {
+	tree := &sdk.Tree{Root: sdk.TaskID(procs[0].PID)}
+	for _, p := range procs {
+		q := sdk.Process{
+			ID: sdk.TaskID(p.PID), PID: int(p.PID), Parent: sdk.TaskID(p.Parent),
+			PGID: sdk.TaskID(p.PGID), SID: sdk.TaskID(p.SID), Comm: p.Comm, Zombie: p.State == task.Zombie,
+		}
+		for _, th := range p.Threads {
+			q.Threads = append(q.Threads, sdk.Thread{ID: sdk.TaskID(th.TID), TID: int(th.TID)})
+		}
+		tree.Processes = append(tree.Processes, q)
+	}
+	tree.Processes[0].Parent = 0
+	return tree
+}
+
+// hostFindings are what the host itself cannot carry.
+func hostFindings(procs []*task.Process) []failure.Line {
+	var out []failure.Line
+	block := func(id task.HostPID, subject, text string) {
+		out = append(out, failure.Line{Finding: sdk.Finding{
+			Level: sdk.LevelBlock, Task: sdk.TaskID(id), Subject: subject, Text: text,
+		}})
+	}
+	for _, p := range procs {
+		if p.State != task.Zombie && (len(p.Threads) == 0 || p.Threads[0].TID != p.PID) {
+			block(p.PID, "process", "its main thread has exited while others run: not carried yet")
+		}
+		if p.State == task.Zombie && p.PID == procs[0].PID {
+			block(p.PID, "process", "has ended already")
+		}
+		for _, th := range p.Threads {
+			if th.Dispatches {
+				block(th.TID, "thread", "handles its system calls itself (PR_SET_SYSCALL_USER_DISPATCH)")
+			}
+			if th.Regs.InRestart() {
+				block(th.TID, "thread", "is in a system call that was interrupted twice and cannot be told apart")
+			}
+		}
+	}
+	return out
+}
+
+// hostRecords writes what belongs to no plugin.
+func (f *flow) hostRecords() error {
+	tree := image.TreeToProto(f.plan.tree)
+	records := &image.HostRecords{Tree: tree}
+	for i, p := range f.frozen.Processes {
+		h := tree.Processes[i]
+		h.Tty, h.TtyPgid, h.ExitSignal = uint64(p.TTY), uint32(max(p.TTYGroup, 0)), uint32(max(p.ExitSignal, 0))
+		switch p.State {
+		case task.Stopped:
+			h.State, h.StopSignal = imagepb.State_STATE_STOPPED, uint32(p.StopSignal)
+		case task.Zombie:
+			h.State, h.ExitStatus = imagepb.State_STATE_ZOMBIE, uint32(p.ExitStatus)
+		}
+		for _, th := range p.Threads {
+			records.Threads = append(records.Threads, &imagepb.HostThread{
+				Id: uint32(th.TID), Process: uint32(p.PID), Arch: arch.Name,
+				Registers: th.Regs.Bytes(), ExtendedState: th.XState, SigMask: th.SigMask,
+			})
+		}
+	}
+	for name, resources := range f.plan.assigned.ByPlugin {
+		for _, r := range resources {
+			if r.Kind == sdk.KindFile || r.Kind == sdk.KindNamespace {
+				records.Objects = append(records.Objects, image.Object{Plugin: name, Resource: r})
+			}
+		}
+	}
+	return f.writer.WriteHostRecords(records)
+}
+
+// checkRoot refuses what is no process, with the reason.
+func checkRoot(pid task.HostPID) error {
+	ok, process, err := task.IsProcess(pid)
+	switch {
+	case err != nil:
+		return fmt.Errorf("there is no such process: %w", sdk.ErrTaskGone)
+	case !ok:
+		return fmt.Errorf("%d is a thread of process %d: checkpoint that one: %w", pid, process, sdk.ErrUnsupported)
+	case pid == 1:
+		return fmt.Errorf("process 1 cannot be checkpointed from inside its PID namespace: %w", sdk.ErrUnsupported)
+	}
+	for self := unix.Getpid(); self > 1; {
+		if task.HostPID(self) == pid {
+			return fmt.Errorf("firn itself runs below process %d: %w", pid, sdk.ErrUnsupported)
+		}
+		parent, err := task.ParentOf(task.HostPID(self))
+		if err != nil {
+			return err
+		}
+		self = int(parent)
+	}
+	return nil
+}

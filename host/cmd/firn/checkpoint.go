@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/firn-cr/firn/host/checkpoint"
+	"github.com/firn-cr/firn/host/dispatch"
+	"github.com/firn-cr/firn/host/internal/ui"
+)
+
+func newCheckpoint(g *global) *cobra.Command {
+	cfg := checkpoint.Config{Version: version}
+	var limit ui.Bytes
+	cmd := &cobra.Command{
+		Use:     "checkpoint PID -o IMAGE",
+		Aliases: []string{"dump"},
+		Short:   "Save a running process tree into an image",
+		Long: `Checkpoint saves the process PID, all its threads and descendants into IMAGE.
+
+By default the tree is ended once the image is safe on disk. Whatever fails, the
+tree goes on as if nothing had happened and no part of an image is left.`,
+		Example: "  firn checkpoint 4711 -o app.firn\n  firn checkpoint 4711 -o app.firn --leave-running --json",
+		Args:    oneArg("PID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			pid, err := parsePID(args[0])
+			if err != nil {
+				return err
+			}
+			if cfg.Image == "" {
+				return usagef("checkpoint %d: no image: pass -o IMAGE", pid)
+			}
+			if cfg.LeaveRunning && cfg.LeaveStopped {
+				return usagef("checkpoint %d: --leave-running and --leave-stopped exclude each other", pid)
+			}
+			if cfg.Log, err = g.log(); err != nil {
+				return err
+			}
+			cfg.PID, cfg.MemoryLimit, cfg.Stdout = pid, int64(limit), os.Stdout
+			if cfg.Options, err = pluginOptions(cmd); err != nil {
+				return err
+			}
+			cfg.PluginDirs = dispatch.PluginDirs()
+			progress := ui.NewProgress(os.Stderr)
+			cfg.Progress = progress.Show
+			res, err := checkpoint.Run(cmd.Context(), cfg)
+			progress.Done()
+			if err != nil {
+				return &commandError{fmt.Sprintf("checkpoint %d", pid), err}
+			}
+			return printCheckpoint(g, resultWriter(cfg.Image), &res)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&cfg.Image, "output", "o", "", "the image to write; - is stdout")
+	f.BoolVarP(&cfg.LeaveRunning, "leave-running", "R", false, "let the tree go on after the checkpoint")
+	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP) after the checkpoint")
+	f.BoolVar(&cfg.Deferred, "deferred", false, "keep what is saved in memory and write it after the thaw: shorter frozen time")
+	f.Var(&limit, "memory-limit", "memory that --deferred may use (default 10% of RAM)")
+	f.BoolVar(&cfg.NoSync, "no-sync", false, "do not wait until the image is on the disk")
+	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "roll everything back when the checkpoint takes longer")
+	addPluginFlags(f)
+	return cmd
+}
+
+// resultWriter keeps the report out of an image that goes to stdout.
+func resultWriter(image string) io.Writer {
+	if image == "-" {
+		return os.Stderr
+	}
+	return os.Stdout
+}
+
+func printCheckpoint(g *global, w io.Writer, res *checkpoint.Result) error {
+	if g.json {
+		return ui.JSON(w, res)
+	}
+	for _, n := range res.Notes {
+		fmt.Fprintln(os.Stderr, "firn: note: "+n)
+	}
+	_, err := fmt.Fprintf(w, "%s: %s in %s, %s of memory, image %s; frozen %s, whole %s\n",
+		res.Image, ui.Count(res.Tasks, "process", "processes"), ui.Count(res.Threads, "thread", "threads"),
+		ui.Size(res.BytesMemory), ui.Size(res.BytesImage), ui.Millis(res.FrozenMS), ui.Millis(res.TotalMS))
+	return err
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/firn-cr/firn/host/failure"
+)
+
+// global holds the flags that every command has.
+type global struct {
+	logLevel string
+	json     bool
+}
+
+// log makes the logger of a command: to stderr, quiet unless asked.
+func (g *global) log() (hclog.Logger, error) {
+	level := hclog.LevelFromString(g.logLevel)
+	if level == hclog.NoLevel {
+		return nil, usagef("--log-level %q: want off, error, warn, info, debug or trace", g.logLevel)
+	}
+	return hclog.New(&hclog.LoggerOptions{Name: "firn", Level: level, Output: os.Stderr}), nil
+}
+
+func usagef(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, failure.ErrUsage)...)
+}
+
+func newRoot() *cobra.Command {
+	g := &global{}
+	root := &cobra.Command{
+		Use:   "firn",
+		Short: "Checkpoint running process trees and restore them",
+		Long: `Firn saves a running process tree into one image file and brings it back.
+
+Every kernel subsystem is saved by a plugin of its own; "firn plugin list" shows
+them. "firn check PID" says beforehand what would keep a tree from being saved.
+
+Exit status: 0 done; 1 failed, the tree or the machine is as before; 2 usage;
+3 not checkpointable; 4 plugin missing, refused or of the wrong version; 5 a
+right or a kernel feature is missing; 6 timed out, rolled back; 7 failed and the
+tree is damaged.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().StringVar(&g.logLevel, "log-level", envOr("FIRN_LOG", "warn"), "what goes to stderr: off, error, warn, info, debug, trace")
+	root.PersistentFlags().BoolVar(&g.json, "json", false, "print the result as one JSON object")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
+	root.AddCommand(newCheckpoint(g), newRestore(g), newCheck(g), newShow(g), newVerify(g), newPlugin(g), newVersion(g))
+	return root
+}
+
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		hint = "; did you mean " + strings.Join(s, " or ")
+	}
+	return usagef("unknown command %q%s (see firn help)", args[0], hint)
+}
+
+// oneArg demands exactly one argument and names it in the error.
+func oneArg(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usagef("%s: want one argument, the %s, got %d", cmd.CommandPath(), name, len(args))
+		}
+		return nil
+	}
+}
+
+func parsePID(text string) (int, error) {
+	pid, err := strconv.Atoi(text)
+	if err != nil || pid <= 0 {
+		return 0, usagef("%q is not a process id", text)
+	}
+	return pid, nil
+}
+
+func envOr(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return fallback
+}
+
+// addPluginFlags adds the flags of a checkpoint that mean something to plugins
+// only. --plugin-option serves plugins that firn does not know.
+func addPluginFlags(f *pflag.FlagSet) {
+	f.Bool("file-locks", false, "carry file locks: nobody else may hold or wait for them meanwhile")
+	f.String("ghost-limit", "1M", "carry the content of deleted files up to this size")
+	f.Bool("ext-unix-sk", false, "allow unix datagram sockets that are connected to a socket outside of the tree")
+	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
+}
+
+// pluginOptions collects the flags that were given on the command line; plugins
+// see them by name.
+func pluginOptions(cmd *cobra.Command) (map[string]string, error) {
+	out := map[string]string{}
+	cmd.Flags().Visit(func(f *pflag.Flag) { out[f.Name] = f.Value.String() })
+	delete(out, "plugin-option")
+	if cmd.Flags().Lookup("plugin-option") == nil {
+		return out, nil
+	}
+	extra, err := cmd.Flags().GetStringArray("plugin-option")
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range extra {
+		name, value, ok := strings.Cut(o, "=")
+		if !ok || name == "" {
+			return nil, usagef("--plugin-option %q: want NAME=VALUE", o)
+		}
+		out[name] = value
+	}
+	return out, nil
+}

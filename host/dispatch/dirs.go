@@ -1,0 +1,123 @@
+package dispatch
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+
+	"github.com/firn-cr/firn/host/failure"
+)
+
+// PathVariable names the environment variable with the directories, separated
+// by colons, that are searched for plugins first.
+const PathVariable = "FIRN_PLUGIN_PATH"
+
+// Prefix is what the file names of plugins begin with.
+const Prefix = "firn-plugin-"
+
+// systemDirs are searched last.
+var systemDirs = []string{"/usr/local/lib/firn/plugins", "/usr/lib/firn/plugins"}
+
+// PluginDirs returns the directories that are searched for plugins, in order:
+// those of FIRN_PLUGIN_PATH, the one of the running program, those of the
+// system, and, unless the user is root, ~/.local/lib/firn/plugins. The current
+// directory is never searched: entries that are not absolute are dropped.
+func PluginDirs() []string {
+	dirs := filepath.SplitList(os.Getenv(PathVariable))
+	if exe, err := os.Executable(); err == nil {
+		if target, err := filepath.EvalSymlinks(exe); err == nil {
+			exe = target
+		}
+		dirs = append(dirs, filepath.Dir(exe))
+	}
+	dirs = append(dirs, systemDirs...)
+	if home := os.Getenv("HOME"); os.Geteuid() != 0 && home != "" {
+		dirs = append(dirs, filepath.Join(home, ".local/lib/firn/plugins"))
+	}
+	out := dirs[:0]
+	for _, d := range dirs {
+		if filepath.IsAbs(d) {
+			out = append(out, filepath.Clean(d))
+		}
+	}
+	return out
+}
+
+// Binary is a plugin's executable file.
+type Binary struct {
+	// Name is the plugin's name: the file's name without the prefix.
+	Name string
+	// Path is the file.
+	Path string
+	// SHA256 is what the file must hash to, in hexadecimal; empty if nothing
+	// is recorded for it. See [SumsFile].
+	SHA256 string
+}
+
+// namePattern is what the names of plugins look like.
+var namePattern = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+
+// Discover finds the plugins in dirs, sorted by name. Of several with the same
+// name the one in the first directory counts. Directories that do not exist
+// are skipped. The error names everything that was refused, each with a
+// *[RefusedError]; the plugins that can be used are returned even then.
+func Discover(dirs []string) ([]Binary, error) {
+	found := map[string]Binary{}
+	var errs []error
+	for _, dir := range dirs {
+		bins, err := discoverIn(dir)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, b := range bins {
+			if _, ok := found[b.Name]; !ok {
+				found[b.Name] = b
+			}
+		}
+	}
+	out := make([]Binary, 0, len(found))
+	for _, b := range found {
+		out = append(out, b)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out, errors.Join(errs...)
+}
+
+// discoverIn finds the plugins in one directory.
+func discoverIn(dir string) ([]Binary, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("search plugins: %w: %w", err, failure.ErrPlugin)
+	}
+	var out []Binary
+	var errs []error
+	var sums map[string]string
+	for _, e := range entries {
+		name, ok := strings.CutPrefix(e.Name(), Prefix)
+		if !ok || !namePattern.MatchString(name) || e.IsDir() {
+			continue
+		}
+		if sums == nil {
+			if sums, err = readSums(dir); err != nil {
+				return nil, err
+			}
+		}
+		path := filepath.Join(dir, e.Name())
+		f, err := openTrusted(path)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		f.Close()
+		out = append(out, Binary{Name: name, Path: path, SHA256: sums[e.Name()]})
+	}
+	return out, errors.Join(errs...)
+}

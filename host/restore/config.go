@@ -1,0 +1,50 @@
+package restore
+
+import (
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Config says what to restore and how.
+type Config struct {
+	// Image is the path of the image.
+	Image string
+	// LeaveStopped leaves every process stopped by SIGSTOP.
+	LeaveStopped bool
+	// Timeout bounds everything up to the resume.
+	Timeout time.Duration
+	// PluginDirs are searched for plugins.
+	PluginDirs []string
+	// Options are the flags that plugins may look at.
+	Options map[string]string
+	Log     hclog.Logger
+	// Progress is told the phase and how far it is; may be nil.
+	Progress func(phase string, done, total int64)
+}
+
+// Result is what "firn restore --json" prints.
+type Result struct {
+	Image       string         `json:"image"`
+	RootPID     int            `json:"root_pid"`
+	Tasks       int            `json:"tasks"`
+	Threads     int            `json:"threads"`
+	BytesMemory int64          `json:"bytes_memory"`
+	VerifyMS    float64        `json:"verify_ms"`
+	SkeletonMS  float64        `json:"skeleton_ms"`
+	RebuildMS   float64        `json:"rebuild_ms"`
+	MemoryMS    float64        `json:"memory_ms"`
+	ResumeMS    float64        `json:"resume_ms"`
+	TotalMS     float64        `json:"total_ms"`
+	Plugins     []PluginResult `json:"plugins"`
+	// Notes are differences from the checkpointed tree.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// PluginResult is what one plugin did.
+type PluginResult struct {
+	Name      string  `json:"name"`
+	Version   string  `json:"version"`
+	RestoreMS float64 `json:"restore_ms"`
+	Records   int64   `json:"records"`
+}

@@ -1,0 +1,134 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/firn-cr/firn/host/dispatch"
+	"github.com/firn-cr/firn/host/internal/ui"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/wire"
+)
+
+// round is the argument of a phase for one plugin. A plugin finds processes
+// and threads in the tree and its own files and namespaces in the resources;
+// what mappings and tasks it owns, its records tell.
+func (r *flow) round(p *dispatch.Plugin) dispatch.Round {
+	return dispatch.Round{
+		Tree: r.tree, Resources: r.owners[p.Name()],
+		ImageFD: r.service.image, PluginFD: r.service.plugins[p.Name()],
+	}
+}
+
+// rebuild has the plugins build everything that the processes had.
+func (r *flow) rebuild(ctx context.Context) error {
+	took := newTimes()
+	each := func(ctx context.Context, phase wire.Phase) error {
+		return r.plugins.Each(ctx, nil, func(ctx context.Context, p *dispatch.Plugin) error {
+			defer took.add(p.Name(), time.Now())
+			_, err := p.Run(ctx, phase, r.round(p))
+			return err
+		})
+	}
+	step := func(ms *float64, phases ...wire.Phase) error {
+		for _, ph := range phases {
+			if err := r.phase(ph.String(), ms, func() error { return each(ctx, ph) }); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := step(&r.res.RebuildMS, wire.PhaseRestoreNamespaces); err != nil {
+		return err
+	}
+	// Objects are opened in the plugins' own processes: that needs no task.
+	objects, octx := errgroup.WithContext(ctx)
+	objects.Go(func() error { return r.restoreObjects(octx, took) })
+	memErr := step(&r.res.MemoryMS, wire.PhaseRestoreMemory)
+	if err := objects.Wait(); err != nil {
+		return err
+	}
+	if memErr != nil {
+		return memErr
+	}
+	if err := r.phase("threads", &r.res.RebuildMS, func() error { return r.cloneThreads(ctx) }); err != nil {
+		return err
+	}
+	if err := r.phase("files", &r.res.RebuildMS, func() error { return r.install(ctx) }); err != nil {
+		return err
+	}
+	err := step(&r.res.RebuildMS, wire.PhaseLinkFiles, wire.PhaseRestoreTasks, wire.PhaseSeal)
+	r.account(took)
+	return err
+}
+
+// restoreObjects collects the descriptors of all objects.
+func (r *flow) restoreObjects(ctx context.Context, took *times) error {
+	var mu sync.Mutex
+	return r.plugins.Each(ctx, nil, func(ctx context.Context, p *dispatch.Plugin) error {
+		defer took.add(p.Name(), time.Now())
+		list, err := p.RestoreObjects(ctx, r.round(p))
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		mine := map[uint64]bool{}
+		for _, res := range r.owners[p.Name()] {
+			mine[res.Object] = true
+		}
+		for _, o := range list {
+			if !mine[o.Object] {
+				return fmt.Errorf("plugin %s provided object %d, which is not its own: %w", p.Name(), o.Object, sdk.ErrCorrupt)
+			}
+			r.provided[o.Object] = provided{pluginFD: r.service.plugins[p.Name()], fd: o.FD}
+		}
+		return nil
+	})
+}
+
+// resumed tells the plugins that the tree runs. The tree is not theirs to lose
+// any more: an error is worth a note only.
+func (r *flow) resumed(ctx context.Context) error {
+	err := r.plugins.Each(ctx, nil, func(ctx context.Context, p *dispatch.Plugin) error {
+		return p.Resumed(ctx, r.round(p))
+	})
+	if err != nil {
+		r.res.Notes = append(r.res.Notes, fmt.Sprintf("the tree runs, but: %v", err))
+	}
+	return nil
+}
+
+func (r *flow) account(took *times) {
+	totals := r.img.Totals()
+	for _, p := range r.plugins.Plugins() {
+		r.res.Plugins = append(r.res.Plugins, PluginResult{
+			Name: p.Name(), Version: p.Version(), RestoreMS: took.of(p.Name()),
+			Records: int64(totals.Streams[p.Name()].Records),
+		})
+	}
+}
+
+// times adds up how long plugins took.
+type times struct {
+	mu  sync.Mutex
+	sum map[string]time.Duration
+}
+
+func newTimes() *times { return &times{sum: map[string]time.Duration{}} }
+
+func (t *times) add(name string, start time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sum[name] += time.Since(start)
+}
+
+func (t *times) of(name string) float64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return ui.MS(t.sum[name])
+}

@@ -1,0 +1,50 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/host/internal/arch"
+	"github.com/firn-cr/firn/host/task"
+)
+
+// threadFlags make a thread as pthread_create(3) does.
+const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND |
+	unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+
+// cloneThreads creates all threads but the main ones, which share the address
+// spaces that exist by now.
+func (r *flow) cloneThreads(ctx context.Context) error {
+	return r.tracer.With(ctx, func(o *task.Ops) error {
+		for i := range r.tree.Processes {
+			p := &r.tree.Processes[i]
+			for n := 1; n < len(p.Threads); n++ {
+				th := &p.Threads[n]
+				slice := r.regions.slice(p, n)
+				err := o.Clone(&task.Clone{
+					From: task.HostPID(p.PID), Gadget: p.Reserved.Start + arch.TapeGadget(),
+					Scratch: slice.Addr, Mem: slice.Mem, Flags: threadFlags, TID: task.HostPID(th.ID),
+				})
+				if err != nil {
+					return fmt.Errorf("thread of task %d: %w", p.ID, err)
+				}
+				th.TID = int(th.ID)
+				r.addThread(p.PID, th.TID)
+				if err := r.addTarget(o, p, n); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func (r *flow) addThread(pid, tid int) {
+	for i := range r.created {
+		if r.created[i].pid == task.HostPID(pid) {
+			r.created[i].tids = append(r.created[i].tids, task.HostPID(tid))
+		}
+	}
+}
