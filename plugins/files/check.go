@@ -1,0 +1,91 @@
+package files
+
+import (
+	"context"
+
+	"github.com/firn-cr/firn/plugins/files/filespb"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/openfile"
+)
+
+// Check implements [sdk.Checker].
+func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Finding, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.known == nil {
+		p.known = &outsiders{}
+	}
+	s, err := newSurvey(ctx, req.Session, p.known)
+	if err != nil {
+		return nil, err
+	}
+	if p.frozen != nil {
+		p.frozen.close()
+		p.frozen = nil
+	}
+	if req.Frozen {
+		p.frozen = s
+	} else {
+		s.close()
+	}
+	return s.report.Findings(), nil
+}
+
+// CheckImage implements [sdk.ImageChecker].
+func (p *plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk.Finding, error) {
+	im, err := readImage(req.Records)
+	if err != nil {
+		return nil, err
+	}
+	c := &imageCheck{files: map[uint64]*sdk.Resource{}}
+	for i := range req.Resources {
+		c.files[req.Resources[i].Object] = &req.Resources[i]
+	}
+	err = openfile.Each(ctx, len(im.named), func(i int) error {
+		n := im.named[i]
+		c.add(n.object)(checkNamed(n.msg))
+		c.add(n.object)(checkLocks(n.msg))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, object := range im.ghostOrder {
+		c.add(object)(checkGhost(im.ghosts[object].msg))
+	}
+	for _, d := range im.devices {
+		if _, err := devicePath(d.msg); err != nil {
+			c.add(d.object)(sdk.LevelBlock, err.Error(), "")
+		}
+	}
+	for _, s := range im.pipes {
+		if len(s.pipe.GetPath()) == 0 || len(s.ends) == 0 {
+			continue
+		}
+		// Only path and type count for a FIFO.
+		fifo := &filespb.Named{Path: s.pipe.GetPath(), Identity: &filespb.Identity{Mode: fifoMode}}
+		c.add(s.ends[0].object)(checkNamed(fifo))
+	}
+	return c.report.Findings(), nil
+}
+
+// imageCheck collects findings about the records of an image.
+type imageCheck struct {
+	files  map[uint64]*sdk.Resource
+	report openfile.Report
+}
+
+// add returns a function that reports what was found about an object, unless
+// there is nothing to say.
+func (c *imageCheck) add(object uint64) func(level sdk.Level, text, help string) {
+	return func(level sdk.Level, text, help string) {
+		if level == sdk.LevelOK {
+			return
+		}
+		r := c.files[object]
+		if r == nil {
+			r = &sdk.Resource{Object: object}
+		}
+		c.report.Add(r, level, text, help)
+	}
+}

@@ -1,0 +1,15 @@
+// Package files is the plugin for files: regular files, directories, pipes,
+// FIFOs, the devices that have no state, and the small anonymous files
+// (eventfd, epoll, signalfd, timerfd).
+//
+// A file that has a name is opened again by that name, after it was checked
+// that the name still leads to the file of the checkpoint. What has no name is
+// made anew in the plugin's process and filled: pipes with their content and
+// packet boundaries, eventfds with their count. An epoll instance is made
+// empty and filled when all files are installed, by the task itself, because
+// the kernel knows its members by file and number.
+//
+// Whether a file can be carried is known before anything is written: the
+// survey looks at every description once, in [sdk.Checker] and again while the
+// tree is frozen, and the dump uses what the second one found.
+package files

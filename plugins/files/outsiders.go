@@ -1,0 +1,166 @@
+package files
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/sdk"
+)
+
+// outsiders knows which pipes and files without a name are open in processes
+// outside the tree. Only a look into every process tells, so it is done before
+// the freeze, and while the tree is frozen only for what is new.
+type outsiders struct {
+	free map[fileKey]bool   // looked for; nobody has it
+	held map[fileKey]string // a process that has it
+}
+
+// holder names a process outside the tree that has the file open.
+func (o *outsiders) holder(k fileKey) (string, bool) {
+	name, ok := o.held[k]
+	return name, ok
+}
+
+// look searches for what is not known to be free.
+func (o *outsiders) look(tree *sdk.Tree, s *search) error {
+	for ino, k := range s.pipes {
+		if o.free[k] {
+			delete(s.pipes, ino)
+		}
+	}
+	for k := range s.others {
+		if o.free[k] {
+			delete(s.others, k)
+		}
+	}
+	if len(s.pipes)+len(s.others) == 0 {
+		return nil
+	}
+	held, err := s.run(tree)
+	if err != nil {
+		return err
+	}
+	if o.free == nil {
+		o.free = map[fileKey]bool{}
+	}
+	o.held = held
+	free := func(k fileKey) {
+		if _, ok := held[k]; !ok {
+			o.free[k] = true
+		}
+	}
+	for _, k := range s.pipes {
+		free(k)
+	}
+	for k := range s.others {
+		free(k)
+	}
+	return nil
+}
+
+// search looks for files in the descriptors of all processes.
+type search struct {
+	pipes map[uint64]fileKey // anonymous ones by inode; all are on one file system
+	// others are FIFOs and, if fifos is false, only files without a name.
+	others map[fileKey]bool
+	fifos  bool
+	buf    [4096]byte
+	found  map[fileKey]string
+}
+
+// search returns what of the survey others may have open.
+func (s *survey) search() *search {
+	out := &search{pipes: map[uint64]fileKey{}, others: map[fileKey]bool{}}
+	for _, p := range s.pipes {
+		if p.fifo() {
+			out.others[p.key], out.fifos = true, true
+		} else {
+			out.pipes[p.key.ino] = p.key
+		}
+	}
+	for k := range s.ghosts {
+		out.others[k] = true
+	}
+	return out
+}
+
+func (s *search) run(tree *sdk.Tree) (map[fileKey]string, error) {
+	skip := map[int]bool{os.Getpid(): true}
+	for i := range tree.Processes {
+		skip[tree.Processes[i].PID] = true
+	}
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	s.found = map[fileKey]string{}
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil && !skip[pid] {
+			s.process(name)
+		}
+	}
+	return s.found, nil
+}
+
+// process looks through one process. What ended meanwhile or cannot be looked
+// into (another user's, without rights) has nothing to tell.
+func (s *search) process(pid string) {
+	dir, err := os.Open("/proc/" + pid + "/fd")
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	fds, err := dir.Readdirnames(-1)
+	if err != nil {
+		return
+	}
+	for _, fd := range fds {
+		k, ok := s.match(int(dir.Fd()), fd)
+		if !ok {
+			continue
+		}
+		if _, seen := s.found[k]; !seen {
+			s.found[k] = fmt.Sprintf("task %s (%s)", pid, comm(pid))
+		}
+	}
+}
+
+// match tells whether a descriptor is one of the pipes.
+func (s *search) match(dir int, fd string) (fileKey, bool) {
+	n, err := unix.Readlinkat(dir, fd, s.buf[:])
+	if err != nil {
+		return fileKey{}, false
+	}
+	link := string(s.buf[:n])
+	if ino, ok := strings.CutPrefix(link, "pipe:["); ok {
+		v, err := strconv.ParseUint(strings.TrimSuffix(ino, "]"), 10, 64)
+		k, ok := s.pipes[v]
+		return k, ok && err == nil
+	}
+	if len(s.others) == 0 || !strings.HasPrefix(link, "/") || !s.fifos && !strings.HasSuffix(link, deletedSuffix) {
+		return fileKey{}, false
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, fd, &st, 0); err != nil {
+		return fileKey{}, false
+	}
+	k := fileKey{st.Dev, st.Ino}
+	return k, s.others[k]
+}
+
+func comm(pid string) string {
+	b, err := os.ReadFile("/proc/" + pid + "/comm")
+	if err != nil {
+		return "?"
+	}
+	return strings.TrimSpace(string(b))
+}

@@ -1,0 +1,108 @@
+package files
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/plugins/files/filespb"
+	"github.com/firn-cr/firn/sdk"
+)
+
+// Kinds of records. Never reuse a number.
+const (
+	kindNamed    uint32 = 1
+	kindDevice   uint32 = 2
+	kindPipe     uint32 = 3
+	kindPipeData uint32 = 4
+	kindPipeEnd  uint32 = 5
+	kindEventfd  uint32 = 6
+	kindEpoll    uint32 = 7
+	kindSignalfd uint32 = 8
+	kindTimerfd  uint32 = 9
+	kindGhost    uint32 = 10
+	kindContent  uint32 = 11
+)
+
+// devices are the character devices that have no state, by their minor number
+// (major 1, "mem") with the name that every system has for them.
+var devices = map[int]string{
+	3: "/dev/null",
+	5: "/dev/zero",
+	7: "/dev/full",
+	8: "/dev/random",
+	9: "/dev/urandom",
+}
+
+const devMajor = 1
+
+// anonymous are the names of the anonymous inodes that the plugin carries.
+const (
+	anonEventfd  = "[eventfd]"
+	anonEpoll    = "[eventpoll]"
+	anonSignalfd = "[signalfd]"
+	anonTimerfd  = "[timerfd]"
+)
+
+// plugin carries files.
+type plugin struct {
+	mu sync.Mutex
+	// frozen is what was found while the tree stood still; the dump needs it.
+	frozen *survey
+	// known remembers what was looked for in other processes before the freeze.
+	known *outsiders
+	// made are the restored descriptors of this process, by object.
+	made map[uint64]int
+}
+
+// New returns the plugin.
+func New() sdk.Plugin { return &plugin{} }
+
+// Describe implements [sdk.Plugin].
+func (*plugin) Describe() sdk.Description {
+	claims := []sdk.Claim{
+		{Kind: sdk.KindFile, Type: sdk.TypeRegular},
+		{Kind: sdk.KindFile, Type: sdk.TypeDirectory},
+		{Kind: sdk.KindFile, Type: sdk.TypeSymlink},
+		{Kind: sdk.KindFile, Type: sdk.TypeFIFO},
+		// Files of sockets that were opened with O_PATH; sockets have no path.
+		{Kind: sdk.KindFile, Type: sdk.TypeSocket, Path: "/**"},
+	}
+	for _, minor := range []int{3, 5, 7, 8, 9} {
+		claims = append(claims, sdk.Claim{
+			Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: devMajor, Minor: minor},
+		})
+	}
+	for _, name := range []string{anonEventfd, anonEpoll, anonSignalfd, anonTimerfd} {
+		claims = append(claims, sdk.Claim{Kind: sdk.KindFile, Anon: name})
+	}
+	return sdk.Description{
+		Name:    "files",
+		Version: "0.1.0",
+		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, eventfd, epoll, signalfd, timerfd",
+		Claims:  claims,
+		Records: []sdk.RecordType{
+			{Kind: kindNamed, Version: 1, Message: &filespb.Named{}},
+			{Kind: kindDevice, Version: 1, Message: &filespb.Device{}},
+			{Kind: kindPipe, Version: 1, Message: &filespb.Pipe{}},
+			{Kind: kindPipeData, Version: 1, Message: &filespb.PipeData{}},
+			{Kind: kindPipeEnd, Version: 1, Message: &filespb.PipeEnd{}},
+			{Kind: kindEventfd, Version: 1, Message: &filespb.Eventfd{}},
+			{Kind: kindEpoll, Version: 1, Message: &filespb.Epoll{}},
+			{Kind: kindSignalfd, Version: 1, Message: &filespb.Signalfd{}},
+			{Kind: kindTimerfd, Version: 1, Message: &filespb.Timerfd{}},
+			{Kind: kindGhost, Version: 1, Message: &filespb.Ghost{}},
+			{Kind: kindContent, Version: 1, Name: "content"},
+		},
+		Capabilities: []string{"CAP_SYS_PTRACE"},
+	}
+}
+
+// isDevice tells whether a device number is one of [devices].
+func isDevice(rdev uint64) (name string, ok bool) {
+	if unix.Major(rdev) != devMajor {
+		return "", false
+	}
+	name, ok = devices[int(unix.Minor(rdev))]
+	return name, ok
+}

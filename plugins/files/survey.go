@@ -1,0 +1,139 @@
+package files
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/firn-cr/firn/plugins/files/filespb"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/openfile"
+)
+
+// survey is everything that is known about the files of one tree: the records
+// that a dump will emit and the findings that a check reports.
+type survey struct {
+	sess   *sdk.Session
+	access *openfile.Access
+	mounts mountTable
+	report openfile.Report
+	// items are parallel to sess.Resources.
+	items []item
+	pipes []*pipe
+
+	mu     sync.Mutex
+	ghosts map[fileKey]*ghost
+}
+
+// item is one open file description. Without a message it cannot be carried,
+// and a finding says so.
+type item struct {
+	res  *sdk.Resource
+	kind uint32
+	msg  proto.Message
+}
+
+// file is the description that the item is about.
+func (it *item) file() *sdk.File { return it.res.File }
+
+// newSurvey looks at every file. known are files that were looked for before in
+// processes outside the tree; it may be nil.
+func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders) (*survey, error) {
+	s := &survey{sess: sess, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
+	for i := range sess.Resources {
+		s.items[i].res = &sess.Resources[i]
+	}
+	err := openfile.Each(ctx, len(s.items), func(i int) error {
+		it := &s.items[i]
+		if err := s.examine(it); err != nil {
+			return fmt.Errorf("examine %s of task %d: %w", openfile.Subject(it.res), it.res.Task, err)
+		}
+		return nil
+	})
+	if err == nil {
+		err = s.examineShared(known)
+	}
+	if err == nil {
+		err = s.examineLocks()
+	}
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *survey) close() { s.access.Close() }
+
+// examine finds out what one description is and how it can be carried. Pipes
+// are left to examineShared: their ends are looked at together.
+func (s *survey) examine(it *item) error {
+	f := it.file()
+	if f == nil {
+		return fmt.Errorf("resource of kind %v has no file: %w", it.res.Kind, sdk.ErrCorrupt)
+	}
+	if f.Flags&unix.O_PATH != 0 {
+		return s.examineNamed(it)
+	}
+	switch f.Type {
+	case sdk.TypeSocket:
+		s.block(it, f.Link+": sockets are not carried by this plugin", "")
+		return nil
+	case sdk.TypeRegular, sdk.TypeDirectory, sdk.TypeSymlink:
+		return s.examineNamed(it)
+	case sdk.TypeChar:
+		return s.examineDevice(it)
+	case sdk.TypeFIFO:
+		return nil
+	}
+	switch anonName(f.Link) {
+	case anonEventfd:
+		return s.examineEventfd(it)
+	case anonEpoll:
+		return s.examineEpoll(it)
+	case anonSignalfd:
+		return s.examineSignalfd(it)
+	case anonTimerfd:
+		return s.examineTimerfd(it)
+	}
+	s.block(it, f.Link+": this kind of file is not carried", "")
+	return nil
+}
+
+// anonName returns the name of an anonymous inode with its brackets, or "".
+func anonName(link string) string {
+	name, ok := strings.CutPrefix(link, "anon_inode:")
+	if !ok {
+		return ""
+	}
+	return name
+}
+
+// describe reads what every open file description has.
+func (s *survey) describe(it *item) (*filespb.Description, error) {
+	f := it.file()
+	d := &filespb.Description{Flags: f.Flags}
+	if f.Flags&unix.O_PATH != 0 {
+		return d, nil // has no owner: fcntl(2) refuses
+	}
+	fd, err := s.access.Dup(it.res)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	o, err := s.access.ReadOwner(it.res, fd, &s.report)
+	if err != nil || o == nil {
+		return d, err
+	}
+	d.Owner = &filespb.Owner{
+		Type: int32(o.Type), Task: uint32(o.ID), Signal: int32(o.Signal), Uid: o.UID, Euid: o.EUID,
+	}
+	return d, nil
+}
+
+// block reports that the description cannot be carried.
+func (s *survey) block(it *item, text, help string) { s.report.Block(it.res, text, help) }

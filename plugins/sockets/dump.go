@@ -1,0 +1,71 @@
+package sockets
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/openfile"
+)
+
+// Check implements [sdk.Checker].
+func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Finding, error) {
+	s, err := p.newSurvey(ctx, req.Session, req.Frozen)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.frozen = nil
+	if req.Frozen {
+		p.frozen = s
+	}
+	return s.report.Findings(), nil
+}
+
+// Dump implements [sdk.Dumper].
+func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
+	s, err := p.takeSurvey(ctx, req.Session)
+	if err != nil {
+		return err
+	}
+	for i := range s.items {
+		it := &s.items[i]
+		if it.msg == nil {
+			return fmt.Errorf("dump %s of task %d: %s: %w", openfile.Subject(it.res), it.res.Task, it.file().Link, sdk.ErrUnsupported)
+		}
+		if err := req.Records.Emit(ctx, it.kind, it.res.Object, it.msg); err != nil {
+			return err
+		}
+		for _, m := range it.queue {
+			if err := req.Records.Emit(ctx, kindMessage, it.res.Object, m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// takeSurvey returns what the check of the frozen tree found, or looks now.
+func (p *plugin) takeSurvey(ctx context.Context, sess *sdk.Session) (*survey, error) {
+	p.mu.Lock()
+	s := p.frozen
+	p.frozen = nil
+	p.mu.Unlock()
+	// Only a test has several sessions in one process.
+	if s != nil && slices.EqualFunc(s.items, sess.Resources, func(it item, r sdk.Resource) bool {
+		return it.res.Object == r.Object && it.file().Link == r.File.Link
+	}) {
+		return s, nil
+	}
+	return p.newSurvey(ctx, sess, true)
+}
+
+// Abort implements [sdk.Aborter].
+func (p *plugin) Abort(context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.frozen = nil
+	return nil
+}

@@ -1,0 +1,66 @@
+package sockets
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/plugins/sockets/socketspb"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/openfile"
+)
+
+// Kinds of records. Never reuse a number.
+const (
+	kindInet    uint32 = 1
+	kindUnix    uint32 = 2
+	kindMessage uint32 = 3
+)
+
+// plugin carries sockets.
+type plugin struct {
+	// usual are the options of new sockets; those that were read before the
+	// freeze need not be read again.
+	usual defaults
+
+	mu sync.Mutex
+	// frozen is what was found while the tree stood still; the dump needs it.
+	frozen *survey
+	// states and listeners are what LinkFiles completes.
+	states    []openfile.State
+	listeners []listener
+}
+
+// New returns the plugin.
+func New() sdk.Plugin { return &plugin{} }
+
+// Describe implements [sdk.Plugin].
+func (*plugin) Describe() sdk.Description {
+	var claims []sdk.Claim
+	claim := func(family, typ, protocol int) {
+		claims = append(claims, sdk.Claim{
+			Kind: sdk.KindFile, Type: sdk.TypeSocket,
+			Socket: &sdk.Socket{Family: family, Type: typ, Protocol: protocol},
+		})
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		claim(family, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+		claim(family, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
+		claim(family, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+	}
+	for _, typ := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET} {
+		claim(unix.AF_UNIX, typ, sdk.Any)
+	}
+	return sdk.Description{
+		Name:    "sockets",
+		Version: "0.1.0",
+		Summary: "listening and unconnected TCP, MPTCP and UDP sockets; unix sockets with their queues",
+		Claims:  claims,
+		Records: []sdk.RecordType{
+			{Kind: kindInet, Version: 1, Message: &socketspb.Inet{}},
+			{Kind: kindUnix, Version: 1, Message: &socketspb.Unix{}},
+			{Kind: kindMessage, Version: 1, Message: &socketspb.Message{}},
+		},
+		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_NET_ADMIN"},
+	}
+}

@@ -1,0 +1,79 @@
+package sockets
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/firn-cr/firn/plugins/sockets/socketspb"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/openfile"
+)
+
+// RestoreObjects implements [sdk.ObjectRestorer]. All addresses are bound
+// before anybody listens.
+func (p *plugin) RestoreObjects(_ context.Context, req *sdk.RestoreRequest) (err error) {
+	im, err := readImage(req.Records)
+	if err != nil {
+		return err
+	}
+	defer im.close()
+	for _, r := range im.inet {
+		if err := bindInet(r); err != nil {
+			return fmt.Errorf("restore %s socket %d: %w", protocolName(kindOf(r.msg.GetSocket())), r.object, err)
+		}
+	}
+	for _, r := range im.inet {
+		if err := listenInet(r); err != nil {
+			return fmt.Errorf("restore %s socket %d: %w", protocolName(kindOf(r.msg.GetSocket())), r.object, err)
+		}
+	}
+	u := &unixRestore{im: im}
+	if err := u.run(); err != nil {
+		return err
+	}
+	return p.provide(im, req)
+}
+
+func kindOf(s *socketspb.Socket) kindOfSocket {
+	return kindOfSocket{int(s.GetFamily()), int(s.GetType()), int(s.GetProtocol())}
+}
+
+// provide hands all sockets to the host.
+func (p *plugin) provide(im *image, req *sdk.RestoreRequest) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.states, p.listeners = nil, nil
+	give := func(object uint64, fd *int, s *socketspb.Socket) error {
+		if st := state(object, *fd, s); st != nil {
+			p.states = append(p.states, *st)
+		}
+		err := req.Provide(object, *fd)
+		*fd = -1 // belongs to the session now
+		return err
+	}
+	for _, r := range im.inet {
+		if err := give(r.object, &r.fd, r.msg.GetSocket()); err != nil {
+			return err
+		}
+	}
+	for _, r := range im.unix {
+		if r.msg.GetListening() && r.msg.GetCredentials() != nil {
+			p.listeners = append(p.listeners, listener{object: r.object, fd: r.fd, msg: r.msg})
+		}
+		if err := give(r.object, &r.fd, r.msg.GetSocket()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LinkFiles implements [sdk.FileLinker]: it sets who gets the signals of
+// sockets, and lets the tasks listen themselves.
+func (p *plugin) LinkFiles(ctx context.Context, req *sdk.RestoreRequest) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := listenAs(ctx, req, p.listeners); err != nil {
+		return err
+	}
+	return openfile.SetStates(ctx, req, p.states)
+}

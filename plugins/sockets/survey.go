@@ -1,0 +1,171 @@
+package sockets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/firn-cr/firn/plugins/sockets/socketspb"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/kern"
+	"github.com/firn-cr/firn/sdk/openfile"
+	"github.com/firn-cr/firn/sdk/procfs"
+)
+
+// survey is everything that is known about the sockets of one tree: the
+// records that a dump will emit and the findings that a check reports.
+type survey struct {
+	sess   *sdk.Session
+	frozen bool
+	access *openfile.Access
+	report openfile.Report
+	usual  *defaults
+	// netns is the inode of the network namespace of this process.
+	netns uint64
+	// items are parallel to sess.Resources.
+	items []item
+	unix  unixTable
+	// groups are those that a UDP socket may have joined.
+	groups []procfs.MulticastGroup
+}
+
+// item is one socket. Without a message it cannot be carried, and a finding
+// says so.
+type item struct {
+	res  *sdk.Resource
+	kind uint32
+	msg  proto.Message
+	// queue is what it has received, for unix sockets.
+	queue []*socketspb.Message
+}
+
+func (it *item) file() *sdk.File { return it.res.File }
+
+func (it *item) kindOf() kindOfSocket {
+	s := it.file().Socket
+	return kindOfSocket{s.Family, s.Type, s.Protocol}
+}
+
+// newSurvey looks at every socket. Queues are read only if the tree is frozen:
+// they change otherwise.
+func (p *plugin) newSurvey(ctx context.Context, sess *sdk.Session, frozen bool) (*survey, error) {
+	s := &survey{sess: sess, frozen: frozen, usual: &p.usual, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
+	defer s.access.Close()
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+		return nil, fmt.Errorf("stat network namespace: %w", err)
+	}
+	s.netns = st.Ino
+	for i := range sess.Resources {
+		s.items[i].res = &sess.Resources[i]
+	}
+	if err := s.unix.read(s.items); err != nil {
+		return nil, err
+	}
+	if err := s.readGroups(); err != nil {
+		return nil, err
+	}
+	err := openfile.Each(ctx, len(s.items), func(i int) error {
+		it := &s.items[i]
+		if err := s.examine(it); err != nil {
+			return fmt.Errorf("examine %s of task %d: %w", openfile.Subject(it.res), it.res.Task, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.checkSenders()
+	s.summarize()
+	return s, nil
+}
+
+// examine finds out what one socket is and how it can be carried.
+func (s *survey) examine(it *item) error {
+	f := it.file()
+	if f == nil || f.Socket == nil {
+		return fmt.Errorf("resource %d is no socket: %w", it.res.Object, sdk.ErrCorrupt)
+	}
+	fd, err := s.access.Dup(it.res)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if foreign, err := s.foreign(fd); err != nil || foreign {
+		if foreign {
+			s.report.Block(it.res, f.Link+": belongs to another network namespace", "")
+		}
+		return err
+	}
+	sock, err := s.describe(it, fd)
+	if err != nil || sock == nil {
+		return err
+	}
+	switch {
+	case f.Socket.Family == unix.AF_UNIX:
+		return s.examineUnix(it, fd, sock)
+	case f.Socket.Type == unix.SOCK_DGRAM:
+		return s.examineUDP(it, fd, sock)
+	}
+	return s.examineTCP(it, fd, sock)
+}
+
+// foreign tells whether a socket belongs to a network namespace that is not
+// this process's. Without CAP_NET_ADMIN nothing tells.
+func (s *survey) foreign(fd int) (bool, error) {
+	ns, err := kern.SocketNamespace(fd)
+	if errors.Is(err, unix.EPERM) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("network namespace: %w", err)
+	}
+	defer unix.Close(ns)
+	var st unix.Stat_t
+	if err := unix.Fstat(ns, &st); err != nil {
+		return false, fmt.Errorf("network namespace: %w", err)
+	}
+	return st.Ino != s.netns, nil
+}
+
+// describe reads what every socket has. The result is nil if it cannot be
+// carried.
+func (s *survey) describe(it *item, fd int) (*socketspb.Socket, error) {
+	f, k := it.file(), it.kindOf()
+	sock := &socketspb.Socket{Family: int32(k.family), Type: int32(k.typ), Protocol: int32(k.protocol), Flags: f.Flags}
+	o, err := s.access.ReadOwner(it.res, fd, &s.report)
+	if err != nil {
+		return nil, err
+	}
+	if o != nil {
+		sock.Owner = &socketspb.Owner{
+			Type: int32(o.Type), Task: uint32(o.ID), Signal: int32(o.Signal), Uid: o.UID, Euid: o.EUID,
+		}
+	}
+	if sock.Options, err = s.usual.changedOptions(fd, k); err != nil {
+		return nil, err
+	}
+	if sock.Buffers, err = s.usual.readBuffers(fd, k); err != nil {
+		return nil, err
+	}
+	sock.Filter, err = readFilter(fd)
+	if errors.Is(err, errNoSource) {
+		s.report.Block(it.res, f.Link+": "+err.Error()+", which the kernel does not give back", "")
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("fstat: %w", err)
+	}
+	sock.Mode, sock.Uid, sock.Gid = st.Mode, st.Uid, st.Gid
+	return sock, nil
+}
+
+// block reports that a socket cannot be carried.
+func (s *survey) block(it *item, text, help string) { s.report.Block(it.res, text, help) }

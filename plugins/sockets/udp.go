@@ -1,0 +1,73 @@
+package sockets
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/plugins/sockets/socketspb"
+)
+
+// examineUDP handles UDP sockets. One that is connected has no peer that knows:
+// connect(2) only says where datagrams go.
+func (s *survey) examineUDP(it *item, fd int, sock *socketspb.Socket) error {
+	local, remote, err := inetNames(fd)
+	if err != nil {
+		return err
+	}
+	p, err := pollSocket(fd)
+	if err != nil {
+		return err
+	}
+	name := "UDP socket " + addrPort(local).String()
+	queued, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	if err != nil {
+		return fmt.Errorf("read length of queue: %w", err)
+	}
+	// An empty datagram shows in poll only.
+	if queued > 0 || p.has(unix.POLLIN) && !p.has(pollRDHUP|unix.POLLERR) {
+		s.block(it, name+": datagrams that were not read", "let the program read them first")
+		return nil
+	}
+	if corked, _ := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_CORK); corked != 0 {
+		s.block(it, name+": is corked (UDP_CORK), what it holds cannot be read", "")
+		return nil
+	}
+	unsent, err := unsentBytes(fd)
+	if err != nil {
+		return err
+	}
+	if unsent > 0 {
+		s.block(it, fmt.Sprintf("%s: %d bytes that were not sent (MSG_MORE, or a slow device)", name, unsent), "")
+		return nil
+	}
+	if p.has(pollRDHUP) {
+		s.block(it, name+": was shut down", "")
+		return nil
+	}
+	if p.has(unix.POLLERR) {
+		s.report.Note(it.res, name+": an error that the program has not seen yet will be lost")
+	}
+	groups, err := s.memberships(fd, it.kindOf())
+	if err != nil {
+		return err
+	}
+	it.kind, it.msg = kindInet, &socketspb.Inet{Socket: sock, Local: local, Remote: remote, Memberships: groups}
+	return nil
+}
+
+// unsentBytes tells what is in a socket's send queue. What is on its way
+// through a device gets a moment to leave.
+func unsentBytes(fd int) (n int, err error) {
+	for range 5 {
+		if n, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ); err != nil {
+			return 0, fmt.Errorf("read length of send queue: %w", err)
+		}
+		if n == 0 {
+			return 0, nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return n, nil
+}

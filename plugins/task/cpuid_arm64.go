@@ -1,0 +1,9 @@
+package task
+
+import "github.com/firn-cr/firn/plugins/task/taskpb"
+
+// askCPUID has nothing to ask: the instruction is x86's.
+func askCPUID(*inquiry, *taskpb.Thread) {}
+
+// setCPUID has nothing to set.
+func setCPUID(*script, *taskpb.Thread) {}

@@ -1,0 +1,66 @@
+package task
+
+import (
+	"context"
+	"sync"
+
+	"github.com/firn-cr/firn/plugins/task/taskpb"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
+)
+
+// Kinds of records.
+const (
+	kindProcess uint32 = 1
+	kindThread  uint32 = 2
+)
+
+// recordVersion is the version of both kinds.
+const recordVersion = 1
+
+// plugin has no state but what the check of a frozen tree has read that the
+// dump would have to read again: nothing of it changes until the thaw.
+type plugin struct {
+	mu     sync.Mutex
+	status map[int]*procfs.TaskStatus // by thread
+}
+
+// New returns the plugin.
+func New() sdk.Plugin { return &plugin{} }
+
+// Describe implements [sdk.Plugin].
+func (*plugin) Describe() sdk.Description {
+	return sdk.Description{
+		Name:    "task",
+		Version: "0.1.0",
+		Summary: "signals, timers, credentials, limits, scheduling and names of tasks",
+		Claims:  []sdk.Claim{{Kind: sdk.KindTask}},
+		Records: []sdk.RecordType{
+			{Kind: kindProcess, Version: recordVersion, Message: &taskpb.Process{}},
+			{Kind: kindThread, Version: recordVersion, Message: &taskpb.Thread{}},
+		},
+		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE"},
+	}
+}
+
+// remember keeps what a check has read, or forgets it with nil.
+func (p *plugin) remember(status map[int]*procfs.TaskStatus) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status = status
+}
+
+// recall gives what was kept, once.
+func (p *plugin) recall() map[int]*procfs.TaskStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	status := p.status
+	p.status = nil
+	return status
+}
+
+// Abort implements [sdk.Aborter].
+func (p *plugin) Abort(context.Context) error {
+	p.remember(nil)
+	return nil
+}

@@ -1,0 +1,114 @@
+package task
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/plugins/task/taskpb"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
+)
+
+// selfPID is the plugin's own process in /proc.
+var selfPID = os.Getpid()
+
+// Seal implements [sdk.Sealer], in three steps: each takes away what the one
+// before needs, of other threads as well.
+func (*plugin) Seal(ctx context.Context, req *sdk.RestoreRequest) error {
+	saved, err := load(req)
+	if err != nil {
+		return err
+	}
+	if err := eachThread(ctx, req.Host, saved, placeThread); err != nil {
+		return err
+	}
+	if err := sealRights(ctx, req.Host, saved); err != nil {
+		return err
+	}
+	if err := eachThread(ctx, req.Host, saved, startClocks); err != nil {
+		return err
+	}
+	return verifyRights(ctx, saved)
+}
+
+// placeThread says where paths start and when the thread runs. Until here all
+// paths of all threads started from the restorer's root.
+func placeThread(s *script, p *savedProcess, t *savedThread) error {
+	fs, own := t.rec.GetFs(), true
+	if p.leads(t) {
+		fs, own = p.rec.GetFs(), false
+	}
+	if fs != nil {
+		if err := setFS(s, fs, own); err != nil {
+			return err
+		}
+	}
+	setScheduling(s, t.rec.GetScheduling())
+	return nil
+}
+
+// sealRights sets limits and credentials.
+func sealRights(ctx context.Context, host sdk.Host, saved []*savedProcess) error {
+	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+	if err != nil {
+		return fmt.Errorf("read own securebits: %w", err)
+	}
+	// The threads of a process have what its main thread has, which made them.
+	have := map[sdk.TaskID]*taskpb.Credentials{}
+	for _, p := range saved {
+		if have[p.proc.ID], err = credentialsNow(p.threads[0].TID); err != nil {
+			return err
+		}
+		// The tasks are descendants of the host, as the plugin is.
+		have[p.proc.ID].Securebits = uint32(bits)
+	}
+	return eachThread(ctx, host, saved, func(s *script, p *savedProcess, t *savedThread) error {
+		if p.leads(t) {
+			if err := setLimits(s, p.rec.GetLimits()); err != nil {
+				return err
+			}
+		}
+		setCredentials(s, have[p.proc.ID], t.rec.GetCredentials())
+		return nil
+	})
+}
+
+// startClocks sets what a change of credentials has cleared, and starts the
+// timers.
+func startClocks(s *script, p *savedProcess, t *savedThread) error {
+	sealThread(s, t.rec)
+	if !p.leads(t) {
+		return nil
+	}
+	sealProcess(s, p.rec)
+	armPosixTimers(s, p.rec.GetPosixTimers())
+	return armIntervalTimers(s, p.rec.GetIntervalTimers())
+}
+
+// credentialsNow reads the credentials that a thread has now.
+func credentialsNow(tid int) (*taskpb.Credentials, error) {
+	status, err := procfs.Status(tid)
+	if err != nil {
+		return nil, fmt.Errorf("credentials of task %d: %w", tid, err)
+	}
+	return credentialsOf(&status), nil
+}
+
+// verifyRights reads the credentials of all threads back.
+func verifyRights(ctx context.Context, saved []*savedProcess) error {
+	threads := threadsOf(saved, func(p *savedProcess) int { return len(p.threads) })
+	return inParallel(ctx, len(threads), func(i int) error {
+		t := &threads[i].process.threads[threads[i].index]
+		got, err := credentialsNow(t.TID)
+		if err == nil {
+			err = verifyCredentials(got, t.rec.GetCredentials())
+		}
+		if err != nil {
+			return fmt.Errorf("seal task %d: %w", t.ID, err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,13 @@
+// Package time is the plugin that lets the monotonic clocks of a tree go on.
+//
+// CLOCK_MONOTONIC and CLOCK_BOOTTIME count from the boot of the machine.
+// Programs keep deadlines in them, so they must neither jump nor go backwards
+// when a tree is restored later or elsewhere. The plugin saves both clocks as
+// the tree sees them and restores the tree into a time namespace
+// (time_namespaces(7), since Linux 5.6) whose offsets make them go on from
+// there. CLOCK_REALTIME is the machine's and is not touched.
+//
+// The plugin owns time namespaces, and attends every task to save the clocks
+// of a tree that is in the host's own. The flag --host-clocks restores a tree
+// with the clocks of the machine as they are.
+package time
