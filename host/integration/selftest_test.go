@@ -1,0 +1,91 @@
+package integration
+
+import (
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/firn-cr/firn/host/integration/harness"
+)
+
+// TestSubjectsDetectChange damages the subjects, each of which must notice: a
+// subject that finds nothing proves nothing.
+func TestSubjectsDetectChange(t *testing.T) {
+	if err := harness.Adopt(); err != nil {
+		t.Fatal(err)
+	}
+	damaged := map[string]func(t *testing.T) *subject{
+		"threads": func(t *testing.T) *subject { return startC(t, "threads") },
+		"memory":  func(t *testing.T) *subject { return startC(t, "memory") },
+		"tree":    func(t *testing.T) *subject { return startC(t, "tree") },
+		"waits":   func(t *testing.T) *subject { return startC(t, "waits") },
+		"tick":    func(t *testing.T) *subject { return startC(t, "tick") },
+		"gorun":   func(t *testing.T) *subject { return startGo(t, "gorun") },
+	}
+	if runtime.GOARCH == "amd64" {
+		damaged["registers"] = func(t *testing.T) *subject { return startC(t, "registers") }
+	}
+	for name, begin := range damaged {
+		t.Run(name, func(t *testing.T) {
+			s := begin(t)
+			s.ask("break")
+			s.line("bad")
+		})
+	}
+	t.Run("queues", func(t *testing.T) {
+		s := startC(t, "queues", "damaged")
+		s.ask("drain")
+		s.line("bad: stream")
+	})
+	t.Run("taskstate", func(t *testing.T) {
+		s := startC(t, "taskstate")
+		s.ask("break")
+		s.ticks(3)
+		s.ask("dump")
+		s.line("dumped")
+		if d := differences(t, s); len(d) == 0 || !strings.Contains(d[0], "umask") {
+			t.Errorf("a changed umask shows as %q", d)
+		}
+	})
+	t.Run("events", func(t *testing.T) {
+		s := startC(t, "events")
+		s.ask("break")
+		s.ask("drain")
+		s.line("bad: timerfd")
+	})
+	t.Run("listeners", func(t *testing.T) {
+		s := startC(t, "listeners")
+		s.ask("break")
+		s.ticks(3)
+		s.ask("dump")
+		s.line("dumped")
+		if d := differences(t, s); len(d) == 0 || !strings.Contains(d[0], "keepalive") {
+			t.Errorf("a changed option shows as %q", d)
+		}
+	})
+	t.Run("counter", func(t *testing.T) {
+		s := startCounter(t)
+		s.ask("break")
+		s.ticks(3)
+		if err := consecutive(s, "log", "tick "); err == nil {
+			t.Error("a gap in the numbers was not noticed")
+		}
+	})
+}
+
+// TestSubjectsAlone lets the subjects run without firn, to their end.
+func TestSubjectsAlone(t *testing.T) {
+	if err := harness.Adopt(); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("taskstate", func(t *testing.T) { finishTaskState(t, startC(t, "taskstate")) })
+	t.Run("memory", func(t *testing.T) { finishMemory(t, startC(t, "memory")) })
+	t.Run("queues", func(t *testing.T) { finishQueues(startC(t, "queues")) })
+	t.Run("tree", func(t *testing.T) { finishTree(t, startC(t, "tree")) })
+	t.Run("threads", func(t *testing.T) { finishThreads(startC(t, "threads")) })
+	t.Run("leaderless tree", func(t *testing.T) { finishTree(t, startC(t, "tree", "leaderless")) })
+	t.Run("listeners", func(t *testing.T) { finishListeners(t, startC(t, "listeners")) })
+	t.Run("events", func(t *testing.T) { finishQueues(startC(t, "events")) })
+	t.Run("locks", func(t *testing.T) { finishQueues(startC(t, "events", "locks")) })
+	t.Run("gorun", func(t *testing.T) { greet(t, startGo(t, "gorun")) })
+}

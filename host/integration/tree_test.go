@@ -1,0 +1,103 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/firn-cr/firn/host/integration/harness"
+)
+
+// treeStatus is the exit status of the subject "tree".
+const treeStatus = 21
+
+// unharmedTree is unharmed for a tree in which one process is stopped.
+func (s *subject) unharmedTree() {
+	s.t.Helper()
+	s.ticks(3)
+	stopped := 0
+	for _, line := range s.Disturbed() {
+		if strings.Contains(line, "TracerPid") {
+			s.t.Fatalf("subject %d is still traced: %s", s.PID, line)
+		}
+		stopped++
+	}
+	if stopped != 1 {
+		s.t.Fatalf("%d tasks are stopped, want 1: %v", stopped, s.Disturbed())
+	}
+}
+
+// finishTree reaps the whole tree.
+func finishTree(t *testing.T, s *subject) {
+	t.Helper()
+	s.ask("finish")
+	s.line("finished")
+	s.last()
+	if err := harness.WaitGone(s.PID); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTree: sessions, groups, parents, zombies with their statuses, a stopped
+// process, a subreaper with an orphan, and a group whose leader is gone.
+func TestTree(t *testing.T) {
+	for _, kind := range []string{"whole", "leaderless"} {
+		t.Run(kind, func(t *testing.T) {
+			s := startC(t, "tree", kind)
+			s.checkpoint("--leave-running")
+			s.unharmedTree()
+			for range 2 {
+				s.cycle()
+				s.unharmedTree()
+			}
+			finishTree(t, s)
+			status, err := harness.OrphanStatus(s.PID, grace)
+			if err != nil || status.ExitStatus() != treeStatus {
+				t.Errorf("the restored tree ended with %v, want exit status %d: %v", status, treeStatus, err)
+			}
+		})
+	}
+}
+
+// TestPipeline: bash runs three commands with data in the pipes; nothing that
+// was in them is lost, doubled or out of order.
+func TestPipeline(t *testing.T) {
+	script := fmt.Sprintf("set -m; seq 1 100000000 | sed -u s/^/x/ | %s %s; true", program(t, "python3"), script(t, "consumer.py"))
+	s := start(t, harness.Spec{Path: program(t, "bash"), Args: []string{"-c", script}})
+	s.ready()
+	var names []string
+	for _, p := range s.Tree() {
+		names = append(names, p.Comm)
+		if p.PID != s.PID && (p.Parent != s.PID || p.Group == s.PID) {
+			t.Errorf("process %+v is not in a group of its own below bash", p)
+		}
+	}
+	slices.Sort(names)
+	if want := []string{"bash", "python3", "sed", "seq"}; !slices.Equal(names, want) {
+		t.Fatalf("the pipeline has %v, want %v", names, want)
+	}
+	for range 3 {
+		s.cycle()
+		s.unharmed()
+	}
+	if err := consecutive(s, "log", "tick "); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestProcessGone: a process that does not exist, and one that ended.
+func TestProcessGone(t *testing.T) {
+	f := firn(t)
+	image := workDir(t) + "/image.firn"
+	for _, pid := range []string{"4194303", "0", "-1", "x"} {
+		res := run(t, f, "checkpoint", pid, "-o", image)
+		if res.Status != harness.StatusFailed && res.Status != harness.StatusUsage {
+			t.Errorf("process %q: %s", pid, res)
+		}
+		if _, err := os.Stat(image); err == nil {
+			t.Errorf("process %q: an image was written", pid)
+		}
+	}
+}
