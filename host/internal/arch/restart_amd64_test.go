@@ -86,7 +86,7 @@ func TestResolveRestart(t *testing.T) {
 // TestRestartTwice interrupts a sleep that was interrupted before: its number is
 // found in the text.
 func TestRestartTwice(t *testing.T) {
-	s := startSubject(t, "clock_nanosleep")
+	s := startSubject(t, "clock_nanosleep", "5000")
 	s.seize()
 	s.setRegs(s.state().regs.Resume())
 	s.detach()

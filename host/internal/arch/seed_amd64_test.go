@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +26,7 @@ func TestSeedRuns(t *testing.T) {
 		cmd.Wait()
 	})
 	s := &subject{t: t, tid: cmd.Process.Pid}
-	time.Sleep(20 * time.Millisecond)
+	s.eventually("pause", s.asleep)
 	s.seize()
 	regs, err := GetRegs(s.tid)
 	check(t, err)

@@ -57,7 +57,7 @@ type subject struct {
 	cmd    *exec.Cmd
 }
 
-func startSubject(t *testing.T, mode string) *subject {
+func startSubject(t *testing.T, mode ...string) *subject {
 	t.Helper()
 	gate.Cap(t, unix.CAP_SYS_PTRACE)
 	_, err := exec.LookPath("gcc")
@@ -67,7 +67,7 @@ func startSubject(t *testing.T, mode string) *subject {
 		t.Fatal(err)
 	}
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	s := &subject{t: t, cmd: exec.Command(path, mode)}
+	s := &subject{t: t, cmd: exec.Command(path, mode...)}
 	stdout, err := s.cmd.StdoutPipe()
 	check(t, err)
 	s.stdin, err = s.cmd.StdinPipe()
@@ -86,7 +86,7 @@ func startSubject(t *testing.T, mode string) *subject {
 	check(t, err)
 	s.mem, err = os.OpenFile(fmt.Sprintf("/proc/%d/mem", s.tid), os.O_RDWR, 0)
 	check(t, err)
-	s.settle(mode)
+	s.settle(mode[0])
 	return s
 }
 
@@ -97,14 +97,14 @@ func (s *subject) settle(mode string) {
 	if mode == "hold" {
 		return
 	}
-	for end := time.Now().Add(deadline); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.tid))
-		check(s.t, err)
-		if bytes.Contains(stat, []byte(") S ")) {
-			return
-		}
-	}
-	s.t.Fatal("the subject did not fall asleep")
+	s.eventually("sleep", s.asleep)
+}
+
+func (s *subject) asleep() bool {
+	s.t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.tid))
+	check(s.t, err)
+	return bytes.Contains(stat, []byte(") S "))
 }
 
 func (s *subject) seize() {

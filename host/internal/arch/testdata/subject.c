@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -68,8 +69,8 @@ static double now(void) {
 }
 
 // The times are shown to the test, which knows when it interfered.
-static int timed(const char *mode) {
-	struct timespec t = {0, 500000000}, rem = {77, 77};
+static int timed(const char *mode, long ms) {
+	struct timespec t = {ms / 1000, ms % 1000 * 1000000}, rem = {77, 77};
 	struct pollfd none;
 	long want = 0, got;
 	double start = now();
@@ -83,15 +84,15 @@ static int timed(const char *mode) {
 		got = syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &t, &rem);
 	else if (!strcmp(mode, "abstime")) {
 		clock_gettime(CLOCK_MONOTONIC, &t);
-		t.tv_nsec += 500000000;
-		t.tv_sec += t.tv_nsec / 1000000000;
+		t.tv_nsec += ms % 1000 * 1000000;
+		t.tv_sec += ms / 1000 + t.tv_nsec / 1000000000;
 		t.tv_nsec %= 1000000000;
 		got = syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &t, &rem);
 	} else if (!strcmp(mode, "futex")) {
 		got = syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &t, NULL, 0);
 		want = -1;
 	} else if (!strcmp(mode, "poll"))
-		got = syscall(SYS_poll, &none, 0, 500);
+		got = syscall(SYS_poll, &none, 0, ms);
 	else
 		return 9;
 	int e = errno;
@@ -122,7 +123,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(mode, "read"))
 		bad = run_read();
 	else
-		bad = timed(mode);
+		bad = timed(mode, argc > 2 ? atol(argv[2]) : 500);
 	printf("handled %d\n", handled);
 	return bad;
 }
