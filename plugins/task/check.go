@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/plugins/task/internal/clocks"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/procfs"
 )
@@ -40,7 +41,7 @@ func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Findin
 		}
 		p.remember(statusOf(exams))
 	}
-	var findings []sdk.Finding
+	findings := clocks.Check(req.Session)
 	for _, x := range exams {
 		findings = append(findings, x.findings()...)
 	}

@@ -118,6 +118,15 @@ func TestCheckNamespaceOfThread(t *testing.T) {
 	wantFindings(t, checkOf(t, r.host, true, r.from), "3 pid_for_children namespace: a new one", "3 uts namespace: uts")
 }
 
+func TestCheckTimeNamespaceOfChildren(t *testing.T) {
+	gate.Cap(t, unix.CAP_SYS_ADMIN)
+	_, err := os.Stat("/proc/self/timens_offsets")
+	gate.Feature(t, "time namespaces", err == nil)
+	r := newRoundTrip(t, 1)
+	r.call(r.from.PID, unix.SYS_UNSHARE, tape.Imm(unix.CLONE_NEWTIME))
+	wantFindings(t, checkOf(t, r.host, true, r.from), "3 time_for_children namespace: time:")
+}
+
 func TestCheckShared(t *testing.T) {
 	h := tracetest.New(t)
 	parent := h.Start(1)

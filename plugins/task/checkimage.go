@@ -40,6 +40,10 @@ func (*plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk.F
 	if err != nil {
 		return nil, err
 	}
+	findings, err := checkClocks(req)
+	if err != nil {
+		return nil, err
+	}
 	r, err := readRestorer()
 	if err != nil {
 		return nil, err
@@ -50,7 +54,6 @@ func (*plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk.F
 		checks[i].run()
 		return nil
 	})
-	var findings []sdk.Finding
 	for i := 0; err == nil && i < len(checks); i++ {
 		findings = append(findings, checks[i].findings...)
 	}

@@ -1,12 +1,12 @@
 // Package task is the plugin for what a task has besides memory and files:
 // signal actions, alternate stacks and pending signals, timers, credentials,
-// resource limits, scheduling, names, the file system context and the many
-// switches of prctl(2).
+// resource limits, scheduling, names, the file system context, the many
+// switches of prctl(2), and the monotonic clocks (package clocks).
 //
 // What belongs to a process is in one record, what belongs to a thread in one
-// record per thread. Each concept has a file of its own, with the question that
-// reads it, the record it becomes and the script that sets it again side by
-// side.
+// record per thread, and the clocks of the tree are in one more. Each concept
+// has a file of its own, with the question that reads it, the record it becomes
+// and the script that sets it again side by side.
 //
 // # Dump
 //
@@ -17,7 +17,8 @@
 // # Restore
 //
 // Each thread gets one tape per step (type script), and a step is one call to
-// the host for the whole tree. In TaskRestorer:
+// the host for the whole tree. NamespaceRestorer is the clocks' phase: the tree
+// enters a time namespace. In TaskRestorer:
 //
 //   - cgroups, OOM score, core dump filter (from outside, through /proc)
 //   - everything that takes away no rights and starts no clock, POSIX timers

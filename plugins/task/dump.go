@@ -34,9 +34,13 @@ type threadDump struct {
 }
 
 // Dump implements [sdk.Dumper]: look from outside, ask the tracer, ask the
-// tasks themselves, emit.
+// tasks themselves, emit. The clocks come first: they go on while the tree
+// stands still, and what passes until they are read is lost to timeouts.
 func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 	start := time.Now()
+	if err := dumpClocks(ctx, req); err != nil {
+		return err
+	}
 	m, err := readMachine()
 	if err != nil {
 		return err

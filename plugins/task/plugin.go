@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/firn-cr/firn/plugins/task/internal/clocks"
 	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/procfs"
@@ -13,9 +14,10 @@ import (
 const (
 	kindProcess uint32 = 1
 	kindThread  uint32 = 2
+	kindClocks  uint32 = 3
 )
 
-// recordVersion is the version of both kinds.
+// recordVersion is the version of all kinds.
 const recordVersion = 1
 
 // plugin has no state but what the check of a frozen tree has read that the
@@ -33,13 +35,14 @@ func (*plugin) Describe() sdk.Description {
 	return sdk.Description{
 		Name:    "task",
 		Version: "0.1.0",
-		Summary: "signals, timers, credentials, limits, scheduling and names of tasks",
-		Claims:  []sdk.Claim{{Kind: sdk.KindTask}},
+		Summary: "signals, timers, clocks, credentials, limits, scheduling and names of tasks",
+		Claims:  append(clocks.Claims(), sdk.Claim{Kind: sdk.KindTask}),
 		Records: []sdk.RecordType{
 			{Kind: kindProcess, Version: recordVersion, Message: &taskpb.Process{}},
 			{Kind: kindThread, Version: recordVersion, Message: &taskpb.Thread{}},
+			{Kind: kindClocks, Version: recordVersion, Message: &taskpb.Clocks{}},
 		},
-		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE"},
+		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE", "CAP_SYS_ADMIN"},
 	}
 }
 

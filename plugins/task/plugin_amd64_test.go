@@ -48,6 +48,9 @@ func TestOverWire(t *testing.T) {
 	if p, th := sdktest.Messages[taskpb.Process](t, img, kindProcess), sdktest.Messages[taskpb.Thread](t, img, kindThread); len(p) != 3 || len(th) != 6 {
 		t.Fatalf("%d processes, %d threads", len(p), len(th))
 	}
+	if c := sdktest.Messages[taskpb.Clocks](t, img, kindClocks); len(c) != 1 || c[0].MonotonicNs <= 0 {
+		t.Fatalf("clocks %v", c)
+	}
 	for i := range from {
 		to := h.Start(len(from[i].Threads))
 		p := &run.Tree.Processes[i]

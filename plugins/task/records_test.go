@@ -164,6 +164,26 @@ func TestCgroupsParse(t *testing.T) {
 	}
 }
 
+func TestRefusesBadClocks(t *testing.T) {
+	ctx := context.Background()
+	for name, emit := range map[string]func(*tracetest.Records) error{
+		"none": func(*tracetest.Records) error { return nil },
+		"negative": func(r *tracetest.Records) error {
+			return r.Emit(ctx, kindClocks, clocksObject, &taskpb.Clocks{MonotonicNs: 1, BoottimeNs: -1})
+		},
+		"no message": func(r *tracetest.Records) error { return r.EmitRaw(ctx, kindClocks, clocksObject, []byte{0xff}) },
+		"of a task":  func(r *tracetest.Records) error { return r.Emit(ctx, kindClocks, 5, &taskpb.Clocks{}) },
+	} {
+		records := &tracetest.Records{}
+		if err := emit(records); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := loadClocks(records); !errors.Is(err, sdk.ErrCorrupt) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
 func TestRefusesBadRecords(t *testing.T) {
 	good := func() (*taskpb.Process, *taskpb.Thread) {
 		return &taskpb.Process{Id: 5, Fs: &taskpb.FileSystem{Root: []byte("/"), Cwd: []byte("/")}},

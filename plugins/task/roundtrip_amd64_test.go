@@ -92,11 +92,12 @@ func decode(t *testing.T, records *tracetest.Records) (p *taskpb.Process, thread
 		if err != nil {
 			t.Fatal(err)
 		}
-		if rec.Kind == kindThread {
+		switch rec.Kind {
+		case kindThread:
 			th := &taskpb.Thread{}
 			err = rec.Decode(th)
 			threads = append(threads, th)
-		} else {
+		case kindProcess:
 			p = &taskpb.Process{}
 			err = rec.Decode(p)
 		}

@@ -1,17 +1,17 @@
-package time
+package clocks
 
 import (
-	"context"
 	"errors"
-	"strconv"
 	"testing"
+	"time"
 
 	"github.com/firn-cr/firn/sdk"
 )
 
 func TestOffsetsRoundTrip(t *testing.T) {
-	for _, c := range []clocks{{}, {1, -1}, {-1, 1}, {5*second + 3, -5*second - 3}, {-second, second}, {1234567890123456789 % (second << 32), -999999999}} {
-		text := formatOffsets(c)
+	for _, r := range []Reading{{}, {1, -1}, {-1, 1}, {5*time.Second + 3, -5*time.Second - 3}, {-time.Second, time.Second},
+		{1234567890123456789 % (time.Second << 32), -999999999}} {
+		text := formatOffsets(r)
 		// The kernel takes numbers and shows names.
 		named := "monotonic" + text[1:]
 		for i := range named {
@@ -21,8 +21,8 @@ func TestOffsetsRoundTrip(t *testing.T) {
 			}
 		}
 		got, err := parseOffsets(named)
-		if err != nil || got != c {
-			t.Errorf("%+v: %q reads as %+v, %v", c, text, got, err)
+		if err != nil || got != r {
+			t.Errorf("%+v: %q reads as %+v, %v", r, text, got, err)
 		}
 	}
 }
@@ -46,7 +46,7 @@ func TestMachineClocks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := b.minus(a); d.monotonic < 0 || d.boottime < 0 || a.monotonic <= 0 {
+	if d := b.minus(a); d.Monotonic < 0 || d.Boottime < 0 || a.Monotonic <= 0 {
 		t.Errorf("clocks %+v, then %+v", a, b)
 	}
 }
@@ -56,21 +56,26 @@ func TestCheckWantsOneNamespace(t *testing.T) {
 		return sdk.Resource{Kind: sdk.KindNamespace, Object: object, Task: tasks[0], Namespace: &sdk.Namespace{Name: name, Ino: ino, Tasks: tasks}}
 	}
 	tree := &sdk.Tree{Root: 1, Processes: []sdk.Process{{ID: 1}, {ID: 2}, {ID: 3, Zombie: true}}}
-	tests := []struct {
-		name      string
-		resources []sdk.Resource
-		blocks    int
+	tasks := []sdk.Resource{{Kind: sdk.KindTask, Task: 1}, {Kind: sdk.KindTask, Task: 2}}
+	for _, tt := range []struct {
+		name       string
+		namespaces []sdk.Resource
+		blocks     int
 	}{
 		{"the host's own", nil, 0},
 		{"one for all", []sdk.Resource{ns(7, "time", 70, 1, 2), ns(8, "time_for_children", 70, 1, 2)}, 0},
-		{"of one process", []sdk.Resource{ns(7, "time", 70, 2), ns(8, "time_for_children", 70, 2)}, 2},
-		{"unshared for children", []sdk.Resource{ns(8, "time_for_children", 71, 1, 2)}, 1},
-	}
-	for i, tt := range tests {
-		t.Run(strconv.Itoa(i)+" "+tt.name, func(t *testing.T) {
-			got, err := (&plugin{}).Check(context.Background(), &sdk.CheckRequest{Session: &sdk.Session{Tree: tree, Resources: tt.resources}})
-			if err != nil || len(got) != tt.blocks {
-				t.Errorf("%+v, %v: want %d blocks", got, err, tt.blocks)
+		{"of one process", []sdk.Resource{ns(7, "time", 70, 2), ns(8, "time_for_children", 70, 2)}, 1},
+		{"of each process", []sdk.Resource{ns(7, "time", 70, 1), ns(8, "time", 71, 2)}, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := Check(&sdk.Session{Tree: tree, Resources: append(tt.namespaces, tasks...)})
+			if len(got) != tt.blocks {
+				t.Errorf("%+v: want %d blocks", got, tt.blocks)
+			}
+			for _, f := range got {
+				if f.Level != sdk.LevelBlock || f.Object == 0 || f.Task == 0 {
+					t.Errorf("finding %+v", f)
+				}
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package time
+package clocks
 
 import (
 	"context"
@@ -8,57 +8,31 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/firn-cr/firn/plugins/time/timepb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
-// Dump implements [sdk.Dumper]: it saves the clocks as the tree sees them.
-func (*plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
+// Read reads the clocks as a process sees them.
+func Read(pid int) (Reading, error) {
 	now, err := machine()
 	if err != nil {
-		return err
+		return Reading{}, err
 	}
-	shift, err := offsetsOf(strconv.Itoa(req.Tree.Processes[0].PID))
+	shift, err := offsetsOf(strconv.Itoa(pid))
 	if err != nil {
-		return fmt.Errorf("time namespace of task %d: %w", req.Tree.Root, err)
+		return Reading{}, fmt.Errorf("read time namespace: %w", err)
 	}
-	c := now.plus(shift)
-	return req.Records.Emit(ctx, kindClocks, 0, &timepb.Clocks{MonotonicNs: c.monotonic, BoottimeNs: c.boottime})
+	return now.plus(shift), nil
 }
 
-// load reads the record; without one the image says nothing of clocks.
-func load(records sdk.Records) (c clocks, ok bool, err error) {
-	for r, err := range records.Object(0) {
-		if err != nil {
-			return c, false, err
-		}
-		if r.Kind != kindClocks {
-			continue
-		}
-		m := &timepb.Clocks{}
-		if err := r.Decode(m); err != nil {
-			return c, false, err
-		}
-		if m.MonotonicNs < 0 || m.BoottimeNs < 0 {
-			return c, false, &sdk.CorruptError{What: "clocks", Kind: r.Kind, Err: fmt.Errorf("%d and %d", m.MonotonicNs, m.BoottimeNs)}
-		}
-		return clocks{m.MonotonicNs, m.BoottimeNs}, true, nil
-	}
-	return c, false, nil
-}
-
-// RestoreNamespaces implements [sdk.NamespaceRestorer]. The first process makes
-// a namespace, whose offsets are set from outside as long as nobody is in it;
-// then every process enters it. setns(2) allows that to processes with one
-// thread, which they all are now.
-func (*plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) error {
+// Restore makes the clocks of the tree go on from what was saved, unless
+// --host-clocks was given. It is called when namespaces are restored: the first
+// process makes a time namespace, whose offsets are set from outside as long as
+// nobody is in it; then every process enters it. setns(2) allows that to
+// processes with one thread, which they all are in that phase.
+func Restore(ctx context.Context, req *sdk.RestoreRequest, saved Reading) error {
 	if req.Enabled(hostClocks) {
 		return nil
-	}
-	saved, ok, err := load(req.Records)
-	if err != nil || !ok {
-		return err
 	}
 	var pids []int
 	for i := range req.Tree.Processes {
@@ -79,7 +53,7 @@ func (*plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) e
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/time_for_children", pids[0]))
 	if err != nil {
-		return err
+		return fmt.Errorf("open time namespace: %w", err)
 	}
 	defer ns.Close()
 	runs := make([]tape.Run, len(pids))
@@ -98,7 +72,7 @@ func (*plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) e
 
 // setOffsets makes the clocks of a namespace go on from what was saved. The
 // offsets are those to the machine's clocks, and count from now.
-func setOffsets(pid int, saved clocks) error {
+func setOffsets(pid int, saved Reading) error {
 	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/timens_offsets", pid), os.O_WRONLY, 0)
 	if err != nil {
 		return err
