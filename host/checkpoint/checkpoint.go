@@ -43,6 +43,7 @@ type flow struct {
 	tracer  *task.Tracer
 	plugins *dispatch.Set
 	bins    []dispatch.Binary // all that were found
+	memory  dispatch.Memory
 	plan    *plan
 	frozen  *task.Frozen
 	froze   time.Time

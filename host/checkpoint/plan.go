@@ -98,7 +98,8 @@ func (f *flow) startPlugins(ctx context.Context) error {
 	f.bins = bins
 	f.plan = &plan{}
 	start := bins
-	if known, ok := dispatch.KnownClaims(bins, ""); ok {
+	f.memory = dispatch.Recall(bins, "")
+	if known, ok := f.memory.Descriptions(bins); ok {
 		f.plan.claims = known
 		if err := f.preview(ctx); err != nil {
 			return err
@@ -132,7 +133,7 @@ func (p *plan) wants(name string) bool {
 }
 
 func (f *flow) options() dispatch.Options {
-	return dispatch.Options{Log: f.cfg.Log, Arena: f.arena()}
+	return dispatch.Options{Log: f.cfg.Log, Arena: f.arena(), Memory: f.memory}
 }
 
 // arena decides on the memory through which records travel. A limit on the
@@ -152,7 +153,7 @@ func (f *flow) arena() *dispatch.ArenaOptions {
 }
 
 // initialArena is what a plugin has of its arena before the freeze.
-const initialArena = 512 << 10
+const initialArena = 64 << 10
 
 // memoryLimit is what deferred mode may use: a tenth of the machine's memory
 // unless told otherwise.

@@ -281,7 +281,7 @@ func noSockets(t *testing.T, rt string) {
 		t.Error(err)
 	}
 	for _, e := range entries {
-		if e.Name() != "claims" || !e.IsDir() { // the memory of claims is to stay
+		if e.Name() != "plugins" || !e.IsDir() { // the memory of claims is to stay
 			t.Errorf("%s is left", e.Name())
 		}
 	}

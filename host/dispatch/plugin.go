@@ -26,6 +26,7 @@ const (
 // Plugin is a running plugin. Its methods may be called concurrently.
 type Plugin struct {
 	binary    Binary
+	file      fileIdentity // of what is executed
 	log       hclog.Logger
 	info      *wire.Info
 	client    *plugin.Client

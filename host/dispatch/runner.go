@@ -24,10 +24,11 @@ type pluginRunner struct {
 	dir   string // where the plugin's socket must be
 	out   *output
 
-	mu      sync.Mutex
-	proc    *process
-	address string
-	refused error // why a connection was refused
+	mu       sync.Mutex
+	proc     *process
+	address  string
+	refused  error // why a connection was refused
+	accepted bool
 }
 
 var _ runner.Runner = (*pluginRunner)(nil)
@@ -121,7 +122,17 @@ func (r *pluginRunner) dial(ctx context.Context, _ string) (net.Conn, error) {
 		r.refused = err
 		return nil, err
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.accepted = true
 	return conn, nil
+}
+
+// connected tells whether a connection was made, to the right process.
+func (r *pluginRunner) connected() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.accepted && r.refused == nil
 }
 
 func (r *pluginRunner) refusal() error {

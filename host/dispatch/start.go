@@ -37,6 +37,9 @@ type Options struct {
 	// RuntimeDir is where the directory for sockets is made; empty for /run,
 	// XDG_RUNTIME_DIR or the directory for temporary files.
 	RuntimeDir string
+	// Memory is what is known of plugins, which are not asked again unless their
+	// files have changed. It may be nil.
+	Memory Memory
 	// Env is added to what plugins see of the environment.
 	Env []string
 }
@@ -74,12 +77,6 @@ func Start(ctx context.Context, bins []Binary, opt Options) (*Set, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, opt.StartTimeout, fmt.Errorf("start of plugins: %w", sdk.ErrTimeout))
 	defer cancel()
 	set := &Set{log: opt.Log, plugins: make([]*Plugin, len(bins))}
-	before := map[string]fileIdentity{}
-	for _, b := range bins {
-		if id, err := identify(b.Path); err == nil {
-			before[b.Name] = id
-		}
-	}
 	errs := make([]error, len(bins))
 	var all sync.WaitGroup
 	for i, b := range bins {
@@ -103,7 +100,7 @@ func Start(ctx context.Context, bins []Binary, opt Options) (*Set, error) {
 	if err != nil {
 		return nil, errors.Join(err, set.Close())
 	}
-	set.rememberClaims(opt.RuntimeDir, before)
+	set.remember(opt)
 	return set, nil
 }
 
@@ -118,6 +115,9 @@ func startOne(ctx context.Context, b Binary, opt Options, dir string) (_ *Plugin
 		return nil, err
 	}
 	p := &Plugin{binary: b, log: opt.Log.Named(b.Name), deadlines: opt.Deadlines, sink: &lateSink{}}
+	if p.file, err = identifyFile(b.Path, exe); err != nil {
+		return nil, err
+	}
 	if err := p.newConsumer(opt.Arena); err != nil {
 		return nil, err
 	}
@@ -132,10 +132,7 @@ func startOne(ctx context.Context, b Binary, opt Options, dir string) (_ *Plugin
 	if err := p.handshake(ctx); err != nil {
 		return nil, err
 	}
-	if p.info, err = p.wire.Describe(ctx); err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
+	if err := p.describe(ctx, opt.Memory); err != nil {
 		return nil, err
 	}
 	if p.info.Name != b.Name {
@@ -144,6 +141,18 @@ func startOne(ctx context.Context, b Binary, opt Options, dir string) (_ *Plugin
 	p.sink.declare(p.info)
 	p.log.Debug("plugin started", "pid", p.PID(), "version", p.info.Version, "path", b.Path)
 	return p, nil
+}
+
+// describe finds out what the plugin is.
+func (p *Plugin) describe(ctx context.Context, m Memory) (err error) {
+	if r := m[p.binary.Name]; r != nil && r.File == p.file && p.runner.connected() {
+		p.info = r.Info
+		return nil
+	}
+	if p.info, err = p.wire.Describe(ctx); err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return err
 }
 
 // newConsumer makes the consumer of the plugin's records.
@@ -175,7 +184,7 @@ func (p *Plugin) clientConfig(exe *os.File, opt Options, dir string) *plugin.Cli
 		HandshakeConfig:  wire.Handshake(),
 		Plugins:          plugin.PluginSet{wire.ServiceName: &grpcPlugin{}},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
-		StartTimeout:     opt.StartTimeout,
+		StartTimeout:     opt.StartTimeout + stopGrace, // the context ends first
 		SkipHostEnv:      true,
 		Logger:           log,
 		SyncStdout:       &lineWriter{log: p.log, name: "stdout"},
@@ -259,7 +268,9 @@ func environment(opt Options) []string {
 	if level == hclog.NoLevel {
 		level = hclog.Off
 	}
-	env = append(env, "GOMAXPROCS=2", wire.LogLevelKey+"="+level.String())
+	// A plugin lives for less than a second: collecting what it dropped on the
+	// way to its first record costs more than it gives.
+	env = append(env, "GOMAXPROCS=2", "GOGC=400", wire.LogLevelKey+"="+level.String())
 	return append(env, opt.Env...)
 }
 

@@ -93,7 +93,7 @@ func (w *wayBack) searchText(m procfs.Mapping) (int64, error) {
 	if v, ok := sigreturns.Load(key); ok {
 		return v.(int64), nil
 	}
-	const window = 1 << 20
+	const window = 64 << 10
 	need := len(arch.SigreturnCode())
 	buf := make([]byte, window+need)
 	for at := m.Start; at < m.End; at += window {

@@ -49,12 +49,16 @@ func newLayout(size uint64, segment uint32) (layout, error) {
 	}
 	l := layout{size: size, segment: uint64(segment), total: int(size / uint64(segment))}
 	l.entries = 1 << bits.Len(uint(l.total))
-	control := ringsOffset + ringsPerDirection*ringEntrySize*l.entries
-	l.first = l.runLen(control)
+	l.first = l.runLen(l.control())
 	if l.total < l.first+minArenaData {
 		return layout{}, fmt.Errorf("arena: %d bytes in segments of %d are too few: %w", size, segment, ErrProtocol)
 	}
 	return l, nil
+}
+
+// control is the length of what the control area holds, in whole pages.
+func (l *layout) control() uint64 {
+	return (ringsOffset + ringsPerDirection*ringEntrySize*l.entries + PageSize - 1) &^ (PageSize - 1)
 }
 
 // runLen is the number of segments that n bytes take.

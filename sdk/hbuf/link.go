@@ -47,7 +47,7 @@ func newLink(f, submitEvt, completeEvt *os.File, size uint64, segmentSize uint32
 		return nil, errors.Join(l.broken, l.close())
 	}
 	l.batch = min(maxBatch, l.free.count*int(l.segment)/4)
-	l.touch(0, l.first)
+	_ = l.populate(0, l.control()) // else: on first use
 	for first := l.first; first < l.total; first++ {
 		n := 0
 		for first+n < l.total && l.free.free[first+n] {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -17,6 +18,11 @@ import (
 var version = "0.1.0-dev"
 
 func main() {
+	// A command is short, and a collection while a tree stands still is the
+	// tree's loss.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	// A closed pipe or a file size limit is an error of the write, which is
 	// rolled back; it must not end the process.

@@ -100,8 +100,12 @@ func (b *bench) start(l load) (*harness.Subject, string, error) {
 	return s, filepath.Join(b.work, "image.firn"), nil
 }
 
-// firn runs firn, which must succeed, and decodes its result.
-func (b *bench) firn(to any, args ...string) (float64, error) {
+// firn runs firn, which must succeed, on a program with so many bytes, and
+// decodes its result.
+func (b *bench) firn(bytes int64, to any, args ...string) (float64, error) {
+	if err := warm(bytes + spare); err != nil {
+		return 0, err
+	}
 	res, err := harness.Firn{Path: b.programs.Firn, Timeout: 10 * time.Minute}.Run(append(args, "--json")...)
 	if err != nil {
 		return 0, err
@@ -129,11 +133,11 @@ func (b *bench) whole(l load) (s samples, err error) {
 			if !sync {
 				args = append(args, "--no-sync")
 			}
-			took, err := b.firn(&c, args...)
+			took, err := b.firn(l.bytes, &c, args...)
 			if err != nil {
 				return s, err
 			}
-			back, err := b.firn(&r, "restore", "-d", image)
+			back, err := b.firn(l.bytes, &r, "restore", "-d", image)
 			if err != nil {
 				return s, err
 			}
@@ -183,7 +187,7 @@ func (b *bench) compareModes(l load) (s samples, err error) {
 			if err != nil {
 				return s, err
 			}
-			took, err := b.firn(&c, args...)
+			took, err := b.firn(l.bytes, &c, args...)
 			if err != nil {
 				return s, err
 			}

@@ -46,7 +46,7 @@ func Build(dir string) (*Programs, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"build", "-trimpath", "-ldflags", "-s -w -X main.version=0.0.0-test", "-o", p.Bin + "/"}
+	args := []string{"build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -X main.version=0.0.0-test", "-o", p.Bin + "/"}
 	args = append(append(args, mains...), filepath.Join(p.root, "host/cmd/firn"))
 	if err := p.compile("go", args...); err != nil {
 		return nil, err
