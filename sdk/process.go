@@ -47,7 +47,7 @@ func adoptDescriptors() error {
 			return fmt.Errorf("inherited descriptor %d is of another type: start this plugin through firn", fd)
 		}
 	}
-	for fd := protocol.FDArena; fd <= protocol.FDPassing; fd++ {
+	for fd := protocol.FDArena; fd <= protocol.FDProgram; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/firn-cr/firn/sdk/internal/protocol"
+	"github.com/firn-cr/firn/sdk/kern"
 	pb "github.com/firn-cr/firn/sdk/proto/pluginpb"
 )
 
@@ -38,8 +39,12 @@ func Serve(p Plugin) {
 	os.Exit(0)
 }
 
+// descriptors is for how many a plugin has room before a tree stands still.
+const descriptors = 1024
+
 func serve(p Plugin) error {
 	log := processLog()
+	go func() { _ = kern.GrowTable(descriptors) }() // else: when it is full
 	if err := adoptDescriptors(); err != nil {
 		return err
 	}

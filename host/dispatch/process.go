@@ -15,9 +15,13 @@ import (
 	"github.com/firn-cr/firn/sdk/wire"
 )
 
-// exeFD is the lowest number for the descriptor of a plugin's executable. The
-// numbers below are where inherited descriptors are put before the exec.
-const exeFD = 200
+// program is what is executed: what was checked, not what has its path by now.
+// The descriptor is inherited because scripts are opened again by their
+// interpreter, and because a high number of its own, out of the way of the
+// others, would be dear: growing the table of descriptors of a process with
+// threads waits for an RCU grace period, 10 ms and more (expand_fdtable in
+// fs/file.c).
+var program = fmt.Sprintf("/proc/self/fd/%d", wire.FDProgram)
 
 // killTime is how long a killed process may take to end.
 const killTime = 5 * time.Second
@@ -99,37 +103,17 @@ func spawn(exe *os.File, name string, env []string, arena []*os.File) (_ *proces
 		return nil, err
 	}
 	opened = append(opened, files[wire.FDPassing])
-	path, high, err := executable(exe, &files)
-	if err != nil {
-		return nil, err
-	}
-	opened = append(opened, high)
+	files = append(files, exe)
 	attr := &os.ProcAttr{
 		Dir: "/", Env: env, Files: files,
 		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	}
-	onSpawner(func() { p.proc, err = os.StartProcess(path, []string{Prefix + name}, attr) })
+	onSpawner(func() { p.proc, err = os.StartProcess(program, []string{Prefix + name}, attr) })
 	if err != nil {
 		return nil, fmt.Errorf("execute: %w", err)
 	}
 	go p.wait()
 	return p, nil
-}
-
-// executable returns the path to execute for an open file: what was checked is
-// what is executed. A script is opened again by its interpreter, so it has to
-// be inherited.
-func executable(exe *os.File, files *[]*os.File) (string, *os.File, error) {
-	magic := make([]byte, 2)
-	if n, err := exe.ReadAt(magic, 0); err == nil && n == 2 && string(magic) == "#!" {
-		*files = append(*files, exe)
-		return fmt.Sprintf("/proc/self/fd/%d", wire.FDScript), nil, nil
-	}
-	fd, err := unix.FcntlInt(exe.Fd(), unix.F_DUPFD_CLOEXEC, exeFD)
-	if err != nil {
-		return "", nil, fmt.Errorf("duplicate executable: %w", err)
-	}
-	return fmt.Sprintf("/proc/self/fd/%d", fd), os.NewFile(uintptr(fd), exe.Name()), nil
 }
 
 func socketpair() (ours, theirs *os.File, err error) {

@@ -127,7 +127,7 @@ func ignoreGone(err error) error {
 // program reaps when it likes, possibly only after the host has ended.
 const (
 	initReapTime   = 10 * time.Second
-	parentReapTime = time.Second
+	parentReapTime = 200 * time.Millisecond
 )
 
 // Kill ends every process of the tree and waits until their numbers are free.

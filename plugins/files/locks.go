@@ -25,21 +25,32 @@ var plainInodes = map[string]bool{
 	"ext2": true, "ext3": true, "ext4": true, "xfs": true, "btrfs": true, "f2fs": true, "tmpfs": true, "ramfs": true, "devtmpfs": true,
 }
 
-// examineLocks finds files that are locked or leased. Locks show in fdinfo,
-// which is slow to read for many files; /proc/locks tells which ones to read,
-// if it shows all locks, as it does in the first PID namespace only.
+// fdinfoFiles are so many that reading fdinfo of each takes longer than reading
+// /proc/locks, which is not cheap either: the kernel waits for an RCU grace
+// period, 10 ms and more (locks_start in fs/locks.c).
+const fdinfoFiles = 500
+
+// examineLocks finds files that are locked or leased. Locks show in fdinfo; for
+// many files /proc/locks tells which ones to read, if it shows all locks, as it
+// does in the first PID namespace only.
 func (s *survey) examineLocks() error {
-	locked, all, err := lockedInodes()
-	if err != nil {
-		return err
-	}
+	var files []*item
 	for i := range s.items {
-		it := &s.items[i]
-		f := it.file()
-		if f.Type != sdk.TypeRegular && f.Type != sdk.TypeDirectory || f.Flags&unix.O_PATH != 0 {
-			continue
+		f := s.items[i].file()
+		if (f.Type == sdk.TypeRegular || f.Type == sdk.TypeDirectory) && f.Flags&unix.O_PATH == 0 {
+			files = append(files, &s.items[i])
 		}
-		if all && plainInodes[f.FS] && !locked[f.Ino] {
+	}
+	var locked map[uint64]bool
+	all := false
+	if len(files) > fdinfoFiles {
+		var err error
+		if locked, all, err = lockedInodes(); err != nil {
+			return err
+		}
+	}
+	for _, it := range files {
+		if f := it.file(); all && plainInodes[f.FS] && !locked[f.Ino] {
 			continue
 		}
 		if err := s.readLocks(it); err != nil {

@@ -2,6 +2,7 @@ package kern
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -65,4 +66,22 @@ func (d *Descriptors) Close() {
 		unix.Close(fd)
 	}
 	d.pidfds = nil
+}
+
+// GrowTable makes room for n descriptors in this process. Without it the kernel
+// doubles the table when it is full, at 64 first, and every time waits for an
+// RCU grace period if the process has threads: 10 ms and more (expand_fdtable in
+// fs/file.c). GrowTable waits once; call it in the background, early. A limit on
+// descriptors (RLIMIT_NOFILE) below n is an error.
+func GrowTable(n int) error {
+	fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /: %w", err)
+	}
+	defer unix.Close(fd)
+	last, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, n-1)
+	if err != nil {
+		return fmt.Errorf("make room for %d descriptors: %w", n, err)
+	}
+	return unix.Close(last)
 }

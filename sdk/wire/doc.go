@@ -28,7 +28,7 @@ const (
 	FDComplete = protocol.FDComplete
 	FDLifeline = protocol.FDLifeline
 	FDPassing  = protocol.FDPassing
-	FDScript   = protocol.FDScript
+	FDProgram  = protocol.FDProgram
 )
 
 // PassImage is the message that comes with the image's descriptor.

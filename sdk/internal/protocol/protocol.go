@@ -34,7 +34,7 @@ const (
 	FDComplete = 5 // eventfd host -> plugin
 	FDLifeline = 6 // pipe; EOF when the host is gone
 	FDPassing  = 7 // SOCK_SEQPACKET socket over which the host passes descriptors
-	FDScript   = 8 // the plugin's own file, if it is a script
+	FDProgram  = 8 // the plugin's own file
 )
 
 // PassImage is the message that comes with the image's descriptor.
