@@ -133,6 +133,10 @@ func (b *bench) whole(l load) (s samples, err error) {
 			if !sync {
 				args = append(args, "--no-sync")
 			}
+			// Freeing the image before is not what is measured.
+			if err := os.RemoveAll(image); err != nil {
+				return s, err
+			}
 			took, err := b.firn(l.bytes, &c, args...)
 			if err != nil {
 				return s, err
@@ -185,6 +189,9 @@ func (b *bench) compareModes(l load) (s samples, err error) {
 			}
 			seen, err := gaps(subject)
 			if err != nil {
+				return s, err
+			}
+			if err := os.RemoveAll(image); err != nil {
 				return s, err
 			}
 			took, err := b.firn(l.bytes, &c, args...)
