@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
@@ -147,6 +148,14 @@ func (f *Frozen) killAll(ctx context.Context) error {
 	for _, p := range f.Processes {
 		errs = append(errs, ignoreGone(unix.Kill(int(p.PID), unix.SIGKILL)))
 	}
+	released := make(chan struct{})
+	go func() {
+		defer close(released)
+		for _, p := range f.Processes {
+			releaseMemory(p.PID)
+		}
+	}()
+	defer func() { <-released }()
 	for _, r := range f.regions {
 		errs = append(errs, r.drop())
 	}
@@ -158,6 +167,26 @@ func (f *Frozen) killAll(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// largeMemory is from how much resident memory on freeing it takes longer than
+// asking.
+const largeMemory = 32 << 20
+
+// releaseMemory frees the memory of a killed process together with the process
+// itself, which takes half the time (process_mrelease(2), since Linux 5.15).
+// Without it the process does it alone.
+func releaseMemory(pid HostPID) {
+	st, err := procfs.Stat(int(pid))
+	if err != nil || st.RSS*pageSize < largeMemory {
+		return
+	}
+	fd, err := unix.PidfdOpen(int(pid), 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	_, _, _ = unix.Syscall(unix.SYS_PROCESS_MRELEASE, uintptr(fd), 0, 0)
 }
 
 func reap(ctx context.Context, tid HostPID) error {
