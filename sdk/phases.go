@@ -76,6 +76,9 @@ func runPrepare(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error
 	if resp == nil {
 		return &pb.RunResponse{}, err
 	}
+	if r.ses.deferred {
+		r.ses.producer.Warm(uint64(max(resp.RecordBytes, 0)) + uint64(max(resp.BulkBytes, 0)))
+	}
 	return &pb.RunResponse{RecordBytes: resp.RecordBytes, BulkBytes: resp.BulkBytes}, err
 }
 

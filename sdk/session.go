@@ -26,6 +26,7 @@ type session struct {
 	options  map[string]string
 	services *services
 	producer *hbuf.Producer
+	deferred bool     // the host keeps records until after the thaw
 	image    *os.File // nil unless it is a restore
 	records  *imageRecords
 	log      hclog.Logger
@@ -62,6 +63,7 @@ func newSession(s *server, req *pb.OpenRequest) (_ *session, err error) {
 		if ses.producer, err = s.env.arena(a.GetSize(), a.GetSegmentSize()); err != nil {
 			return nil, fmt.Errorf("attach arena: %w", err)
 		}
+		ses.deferred = a.GetDeferred()
 	} else {
 		ses.producer = hbuf.NewMemoryProducer(func(b []byte) error { return ses.services.submit(ses.base, b) })
 	}

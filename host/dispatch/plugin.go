@@ -34,6 +34,7 @@ type Plugin struct {
 	wire      *wire.Client
 	consumer  *hbuf.Consumer
 	populated chan struct{} // closed when the arena has its memory; nil if it needs none
+	deferred  bool          // the mode at the start
 	sink      *lateSink
 	deadlines map[wire.Phase]time.Duration
 

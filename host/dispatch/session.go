@@ -67,7 +67,7 @@ func (p *Plugin) open(ctx context.Context, cfg SessionConfig) error {
 	p.mu.Unlock()
 	err := p.call(ctx, func(ctx context.Context) error {
 		return p.wire.Open(ctx, wire.OpenConfig{
-			ArenaSize: p.consumer.ArenaSize(), SegmentSize: p.consumer.SegmentSize(),
+			ArenaSize: p.consumer.ArenaSize(), SegmentSize: p.consumer.SegmentSize(), Deferred: p.deferred,
 			Restore: cfg.Image != nil, Blocks: cfg.Blocks,
 			Options: cfg.Options, LogLevel: p.log.GetLevel(),
 		})

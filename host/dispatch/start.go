@@ -161,6 +161,7 @@ func (p *Plugin) newConsumer(opt *ArenaOptions) (err error) {
 	if opt != nil {
 		cfg.ArenaSize, cfg.SegmentSize, cfg.Warm, cfg.Initial = opt.Size, opt.SegmentSize, opt.Warm, opt.Initial
 		cfg.Mode, cfg.MemoryLimit = opt.Mode, opt.MemoryLimit
+		p.deferred = opt.Mode == hbuf.Deferred
 	}
 	if p.consumer, err = hbuf.NewConsumer(cfg); err != nil || opt == nil || opt.Populate == 0 {
 		return err

@@ -74,6 +74,13 @@ func (l *link) touch(first, n int) {
 	}
 }
 
+// warm is like touch for what the host is going to grant, from the first segment
+// on, with those for packed records.
+func (l *link) warm(n uint64) {
+	n = min(uint64(l.first+packedRegion)*l.segment+n, uint64(l.total)*l.segment)
+	_ = l.populate(0, n) // else: on first use
+}
+
 // reap takes over the segments that the host gave.
 func (l *link) reap() {
 	head := l.word(wordCompletions).Load()

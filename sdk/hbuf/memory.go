@@ -54,6 +54,8 @@ func (m *memory) state() error { return m.failed }
 
 func (m *memory) eager() int { return DefaultSegment }
 
+func (m *memory) warm(uint64) {}
+
 func (m *memory) limit() int { return HeaderSize + MaxBulk }
 
 func (m *memory) reached(bool) bool { return true }

@@ -41,6 +41,8 @@ type carrier interface {
 	// eager is how many bytes of bulk payload wait for a packed segment to
 	// become full before it is published as it is.
 	eager() int
+	// warm makes n bytes ready for use by this process.
+	warm(n uint64)
 	// limit is the largest size that reserve can ever satisfy.
 	limit() int
 	// reached tells whether the host has accepted (or written) everything
@@ -83,6 +85,11 @@ func Attach(arena, submitEvt, completeEvt *os.File, size uint64, segmentSize uin
 	}
 	return newProducer(l), nil
 }
+
+// Warm makes the memory for n bytes of records ready, which the first use would
+// do otherwise, at the cost of one fault per page. What the arena does not have
+// is left out, and what the host does not grant is warm in vain.
+func (p *Producer) Warm(n uint64) { p.c.warm(n) }
 
 // Get reserves a buffer for a record of up to size bytes, at most [MaxRecord].
 // It is private memory, so it never blocks and any number may be held at the

@@ -38,6 +38,8 @@ type OpenConfig struct {
 	// bytes. Zero: records travel by messages.
 	ArenaSize   uint64
 	SegmentSize uint32
+	// Deferred tells that the host keeps records until after the thaw.
+	Deferred bool
 	// Restore tells that the session is a restore. The image's descriptor must
 	// have been passed to the plugin.
 	Restore bool
@@ -56,7 +58,7 @@ type Block struct{ Offset, Length uint64 }
 func (c *Client) Open(ctx context.Context, cfg OpenConfig) error {
 	req := &pb.OpenRequest{Options: cfg.Options, LogLevel: int32(cfg.LogLevel)}
 	if cfg.ArenaSize > 0 {
-		req.Arena = &pb.Arena{Size: cfg.ArenaSize, SegmentSize: cfg.SegmentSize}
+		req.Arena = &pb.Arena{Size: cfg.ArenaSize, SegmentSize: cfg.SegmentSize, Deferred: cfg.Deferred}
 	}
 	if cfg.Restore {
 		req.Image = &pb.ImageView{}

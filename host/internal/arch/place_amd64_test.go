@@ -303,7 +303,7 @@ func TestRestart(t *testing.T) {
 				// A machine that stands still looks like a sleep that was cut or
 				// began anew; a longer sleep tells them apart.
 				var err error
-				for _, d := range []time.Duration{time.Second / 2, 2 * time.Second, 6 * time.Second} {
+				for _, d := range []time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second} {
 					if err = restartSleep(t, mode, how, d); err == nil {
 						return
 					}
@@ -314,15 +314,21 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// restartSleep disturbs a sleep of d after more than half of it.
+// restartSleep disturbs a sleep of d before half of it has passed.
 func restartSleep(t *testing.T, mode, how string, d time.Duration) error {
 	t.Helper()
 	s := startSubject(t, mode, fmt.Sprint(d.Milliseconds()))
-	time.Sleep(d * 6 / 10)
-	if !s.asleep() {
-		return fmt.Errorf("a sleep of %s was over before it was disturbed", d)
+	time.Sleep(d * 4 / 10)
+	over := fmt.Errorf("a sleep of %s was over before it was disturbed", d)
+	if !s.asleep() || unix.PtraceSeize(s.tid) != nil || unix.PtraceInterrupt(s.tid) != nil {
+		return over
 	}
-	s.seize()
+	if st := s.wait(); int(st)>>16 != unix.PTRACE_EVENT_STOP {
+		return over
+	}
+	if regs, err := GetRegs(s.tid); err != nil || !regs.InSyscall() {
+		return over
+	}
 	s.disturb(how)
 	out := s.finish()
 	var took float64
@@ -331,7 +337,7 @@ func restartSleep(t *testing.T, mode, how string, d time.Duration) error {
 		return fmt.Errorf("a sleep of %s was too short: %q", d, out)
 	}
 	keeps := strings.Contains(mode, "nanosleep") && mode != "nanosleep-norem" || mode == "abstime"
-	if keeps && took > d.Seconds()*1.55 {
+	if keeps && took > d.Seconds()*1.35 {
 		return fmt.Errorf("a sleep of %s started over: %q", d, out)
 	}
 	return nil

@@ -705,9 +705,13 @@ func (x *OpenRequest) GetLogLevel() int32 {
 }
 
 type Arena struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Size          uint64                 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`                                  // bytes of the memfd
-	SegmentSize   uint32                 `protobuf:"varint,2,opt,name=segment_size,json=segmentSize,proto3" json:"segment_size,omitempty"` // bytes
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Size        uint64                 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`                                  // bytes of the memfd
+	SegmentSize uint32                 `protobuf:"varint,2,opt,name=segment_size,json=segmentSize,proto3" json:"segment_size,omitempty"` // bytes
+	// The host keeps what the plugin emits until after the thaw: the plugin
+	// enters as much as it is going to need into its page tables in the phase
+	// PREPARE.
+	Deferred      bool `protobuf:"varint,3,opt,name=deferred,proto3" json:"deferred,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -754,6 +758,13 @@ func (x *Arena) GetSegmentSize() uint32 {
 		return x.SegmentSize
 	}
 	return 0
+}
+
+func (x *Arena) GetDeferred() bool {
+	if x != nil {
+		return x.Deferred
+	}
+	return false
 }
 
 type ImageView struct {
@@ -2867,10 +2878,11 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\tlog_level\x18\x04 \x01(\x05R\blogLevel\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Z\n" +
 	"\x05Arena\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12!\n" +
-	"\fsegment_size\x18\x02 \x01(\rR\vsegmentSize\"?\n" +
+	"\fsegment_size\x18\x02 \x01(\rR\vsegmentSize\x12\x1a\n" +
+	"\bdeferred\x18\x03 \x01(\bR\bdeferred\"?\n" +
 	"\tImageView\x122\n" +
 	"\x06blocks\x18\x01 \x03(\v2\x1a.firn.plugin.v1.ImageBlockR\x06blocks\"<\n" +
 	"\n" +
