@@ -75,10 +75,11 @@ func (l *link) touch(first, n int) {
 }
 
 // warm is like touch for what the host is going to grant, from the first segment
-// on, with those for packed records.
+// on. Bulk payloads of a megabyte take up to one packed segment each, which is
+// hardly filled but held until it is written.
 func (l *link) warm(n uint64) {
-	n = min(uint64(l.first+packedRegion)*l.segment+n, uint64(l.total)*l.segment)
-	_ = l.populate(0, n) // else: on first use
+	run := l.runLen(n)
+	l.touch(l.first, min(packedRegion+run+run/4, l.total-l.first))
 }
 
 // reap takes over the segments that the host gave.

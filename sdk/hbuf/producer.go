@@ -89,7 +89,11 @@ func Attach(arena, submitEvt, completeEvt *os.File, size uint64, segmentSize uin
 // Warm makes the memory for n bytes of records ready, which the first use would
 // do otherwise, at the cost of one fault per page. What the arena does not have
 // is left out, and what the host does not grant is warm in vain.
-func (p *Producer) Warm(n uint64) { p.c.warm(n) }
+func (p *Producer) Warm(n uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.c.warm(n)
+}
 
 // Get reserves a buffer for a record of up to size bytes, at most [MaxRecord].
 // It is private memory, so it never blocks and any number may be held at the
