@@ -103,7 +103,7 @@ func (b *bench) start(l load) (*harness.Subject, string, error) {
 // firn runs firn, which must succeed, on a program with so many bytes, and
 // decodes its result.
 func (b *bench) firn(bytes int64, to any, args ...string) (float64, error) {
-	if err := warm(bytes + spare); err != nil {
+	if err := warm(2*bytes + spare); err != nil {
 		return 0, err
 	}
 	res, err := harness.Firn{Path: b.programs.Firn, Timeout: 10 * time.Minute}.Run(append(args, "--json")...)
