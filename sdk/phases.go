@@ -21,6 +21,7 @@ func (ses *session) round(req *pb.RunRequest) *round {
 		Resources: resourcesFromWire(req.GetResources()),
 		Attended:  resourcesFromWire(req.GetAttended()),
 		Options:   ses.options,
+		Deferred:  ses.deferred,
 		Host:      ses.services,
 		Log:       ses.log,
 	}}

@@ -22,6 +22,10 @@ type Session struct {
 	// Options are the flags of the command line that plugins may look at, by
 	// the name of the flag without dashes ("tcp-established").
 	Options map[string]string
+	// Deferred tells that the host keeps what is emitted in memory and writes it
+	// after the thaw. Otherwise it writes meanwhile, and needs a processor for
+	// that.
+	Deferred bool
 	// Host does what only the tracer can do.
 	Host Host
 	// Log goes to the host's log under the plugin's name.

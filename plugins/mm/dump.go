@@ -272,7 +272,7 @@ func captureAll(ctx context.Context, req *sdk.DumpRequest, jobs []job) (err erro
 	for i := range jobs {
 		c.total += int64(runBytes(jobs[i].runs))
 	}
-	pool := make([]*worker, workers)
+	pool := make([]*worker, copiers(req.Deferred))
 	for i := range pool {
 		pool[i] = &worker{capture: c}
 	}
@@ -281,5 +281,5 @@ func captureAll(ctx context.Context, req *sdk.DumpRequest, jobs []job) (err erro
 			err = errors.Join(err, w.close())
 		}
 	}()
-	return forEach(ctx, len(jobs), func(w, i int) error { return pool[w].run(ctx, &jobs[i]) })
+	return forEachOf(ctx, len(pool), len(jobs), func(w, i int) error { return pool[w].run(ctx, &jobs[i]) })
 }
