@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/sdk"
-	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
@@ -146,16 +145,15 @@ func (f *Frozen) Kill(ctx context.Context) (unreaped []HostPID, err error) {
 func (f *Frozen) killAll(ctx context.Context) error {
 	var errs []error
 	for _, p := range f.Processes {
-		errs = append(errs, ignoreGone(unix.Kill(int(p.PID), unix.SIGKILL)))
-	}
-	released := make(chan struct{})
-	go func() {
-		defer close(released)
-		for _, p := range f.Processes {
-			releaseMemory(p.PID)
+		if p.Resident < largeMemory {
+			errs = append(errs, ignoreGone(unix.Kill(int(p.PID), unix.SIGKILL)))
 		}
-	}()
-	defer func() { <-released }()
+	}
+	for _, p := range f.Processes {
+		if p.Resident >= largeMemory {
+			errs = append(errs, killLarge(p.PID))
+		}
+	}
 	for _, r := range f.regions {
 		errs = append(errs, r.drop())
 	}
@@ -169,24 +167,22 @@ func (f *Frozen) killAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// largeMemory is from how much resident memory on freeing it takes longer than
-// asking.
+// largeMemory is from how much resident memory on freeing it is worth a call.
 const largeMemory = 32 << 20
 
-// releaseMemory frees the memory of a killed process together with the process
-// itself, which takes half the time (process_mrelease(2), since Linux 5.15).
-// Without it the process does it alone.
-func releaseMemory(pid HostPID) {
-	st, err := procfs.Stat(int(pid))
-	if err != nil || st.RSS*pageSize < largeMemory {
-		return
-	}
+// killLarge kills a process and frees its memory together with it, which takes
+// half the time (process_mrelease(2), since Linux 5.15): until the memory is
+// free the process is not gone. It has to come right after the kill, before the
+// process has let go of its memory; else the process frees all of it alone.
+func killLarge(pid HostPID) error {
 	fd, err := unix.PidfdOpen(int(pid), 0)
 	if err != nil {
-		return
+		return ignoreGone(unix.Kill(int(pid), unix.SIGKILL))
 	}
 	defer unix.Close(fd)
+	err = ignoreGone(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
 	_, _, _ = unix.Syscall(unix.SYS_PROCESS_MRELEASE, uintptr(fd), 0, 0)
+	return err
 }
 
 func reap(ctx context.Context, tid HostPID) error {

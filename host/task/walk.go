@@ -86,6 +86,7 @@ type Process struct {
 	StopSignal unix.Signal // of a stopped process
 	ExitStatus int         // of a zombie, as wait4(2) gives it
 	ExitSignal int         // what the parent gets at the end
+	Resident   int64       // bytes of memory, when it was read
 	// Threads has the main thread first; empty for zombies.
 	Threads []*Thread
 }
@@ -99,6 +100,7 @@ func readProcess(pid HostPID) (*Process, error) {
 	p := &Process{
 		PID: pid, Parent: HostPID(st.PPID), PGID: HostPID(st.PGRP), SID: HostPID(st.Session),
 		TTY: st.TTY, TTYGroup: st.TPGID, Comm: st.Comm, StartTime: st.StartTime, ExitSignal: st.ExitSignal,
+		Resident: st.RSS * pageSize,
 	}
 	if st.State == 'Z' || st.State == 'X' {
 		p.ExitStatus = st.ExitCode
