@@ -68,6 +68,24 @@ func TestLocks(t *testing.T) {
 	}
 }
 
+// TestLockAmongManyFiles: with many files /proc/locks tells which to look at.
+func TestLockAmongManyFiles(t *testing.T) {
+	dir := t.TempDir()
+	var fds []int
+	for i := range fdinfoFiles + 1 {
+		path := filepath.Join(dir, fmt.Sprint(i))
+		write(t, path, "x")
+		fds = append(fds, open(t, path, unix.O_RDONLY))
+	}
+	if err := unix.Flock(fds[fdinfoFiles/2], unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	found := fdtest.Check(t, New(), nil, fds...).Findings
+	if len(found) != 1 || found[0].Level != sdk.LevelFlag || !strings.Contains(found[0].Text, fmt.Sprintf("%s/%d: lock of flock(2)", dir, fdinfoFiles/2)) {
+		t.Errorf("findings %+v", found)
+	}
+}
+
 // TestPOSIXLock needs another process: whoever closes a duplicate of the
 // description, as the plugin does, releases the POSIX locks of its own process.
 func TestPOSIXLock(t *testing.T) {
