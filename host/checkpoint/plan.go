@@ -54,8 +54,12 @@ func (f *flow) makePlan(ctx context.Context) error {
 	return f.prepare(ctx)
 }
 
-// survey takes stock of the running tree.
+// survey takes stock of the running tree, unless the preview did: the tree goes
+// on changing, and what counts is what the frozen one has.
 func (f *flow) survey(ctx context.Context) error {
+	if f.plan.set != nil {
+		return nil
+	}
 	procs, err := task.Walk(task.HostPID(f.cfg.PID))
 	if err != nil {
 		return err
