@@ -202,28 +202,26 @@ func reap(ctx context.Context, tid HostPID) error {
 
 // awaitReaped waits until no process of the tree is left, each for as long as
 // its parent may be expected to take.
-func (f *Frozen) awaitReaped(ctx context.Context) []HostPID {
+func (f *Frozen) awaitReaped(ctx context.Context) (unreaped []HostPID) {
 	start := time.Now()
-	for {
-		var left []HostPID
-		patience := time.Duration(0)
-		for _, p := range f.Processes {
+	for _, p := range f.Processes {
+		for {
 			now, err := readProcess(p.PID)
 			if err != nil || now.StartTime != p.StartTime {
-				continue
+				break
 			}
-			left = append(left, p.PID)
+			patience := parentReapTime
 			if now.Parent != p.Parent || now.Parent <= 1 { // init or a subreaper
-				patience = max(patience, initReapTime)
-			} else {
-				patience = max(patience, parentReapTime)
+				patience = initReapTime
 			}
+			if time.Since(start) > patience || ctx.Err() != nil {
+				unreaped = append(unreaped, p.PID)
+				break
+			}
+			time.Sleep(time.Millisecond)
 		}
-		if len(left) == 0 || time.Since(start) > patience || ctx.Err() != nil {
-			return left
-		}
-		time.Sleep(time.Millisecond)
 	}
+	return unreaped
 }
 
 // Thread finds a thread of the tree.
