@@ -19,6 +19,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"memory":  func(t *testing.T) *subject { return startC(t, "memory") },
 		"tree":    func(t *testing.T) *subject { return startC(t, "tree") },
 		"waits":   func(t *testing.T) *subject { return startC(t, "waits") },
+		"many":    func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
 		"tick":    func(t *testing.T) *subject { return startC(t, "tick") },
 		"gorun":   func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}

@@ -24,6 +24,19 @@ func TestThreads(t *testing.T) {
 	finishThreads(s)
 }
 
+// TestManyTasks: 500 processes, and 1,000 threads, come back and answer.
+func TestManyTasks(t *testing.T) {
+	for _, kind := range [][]string{{"processes", "500"}, {"threads", "1000"}} {
+		t.Run(kind[0], func(t *testing.T) {
+			s := startC(t, "many", kind...)
+			for range 2 {
+				s.cycle()
+				s.unharmed()
+			}
+		})
+	}
+}
+
 // TestGoProgram: goroutines, tickers, the collector and the network poller go
 // on, and the listening sockets accept connections.
 func TestGoProgram(t *testing.T) {
