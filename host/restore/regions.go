@@ -14,11 +14,12 @@ import (
 )
 
 // Sizes within a process's region: the interpreter, the main thread's slice,
-// which takes the largest tape, and a small slice for every other thread.
+// which takes the largest tape, and a small slice for every other thread, in
+// which the largest seccomp filter (32 KiB) has room.
 const (
 	codeSize    = 4096
 	mainSlice   = tape.MaxData + 1<<20
-	threadSlice = 32 << 10
+	threadSlice = 64 << 10
 )
 
 // regions is the memory through which the host and all tasks of the tree share
@@ -77,6 +78,14 @@ func (r *regions) slice(p *sdk.Process, n int) task.Slice {
 		Addr: p.Reserved.Start + uint64(from), Code: p.Reserved.Start,
 		Mem: r.mem[at : at+size : at+size],
 	}
+}
+
+// longest is the size of the largest region.
+func (r *regions) longest() (size int64) {
+	for _, n := range r.size {
+		size = max(size, n)
+	}
+	return size
 }
 
 func (r *regions) close() error {
