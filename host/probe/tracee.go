@@ -70,6 +70,8 @@ func startSeed() (*exec.Cmd, error) {
 		return nil, err
 	}
 	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", fd))
+	// It must not outlive a host that is killed.
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	return cmd, cmd.Start()
 }
 
