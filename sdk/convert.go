@@ -1,6 +1,7 @@
 package sdk
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/firn-cr/firn/sdk/internal/protocol"
@@ -139,7 +140,7 @@ func outcomeFromWire(m *pb.TapeOutcome) tape.Outcome {
 	return tape.Outcome{Results: m.GetResults(), Data: m.GetData(), Err: remote.Decode(m.GetError())}
 }
 
-func traceFromWire(m *pb.TraceInfo) TraceInfo {
+func traceFromWire(m *pb.TraceInfo, programs [][]byte) (TraceInfo, error) {
 	t := TraceInfo{
 		TID: int(m.GetTid()), SigMask: m.GetSigMask(), Pending: m.GetPending(), SharedPending: m.GetSharedPending(),
 		StackPointer: m.GetStackPointer(), InstructionPointer: m.GetInstructionPointer(),
@@ -147,5 +148,11 @@ func traceFromWire(m *pb.TraceInfo) TraceInfo {
 	if r := m.GetRseq(); r != nil {
 		t.Rseq = &Rseq{Addr: r.GetAddr(), Size: r.GetSize(), Signature: r.GetSignature(), Flags: r.GetFlags()}
 	}
-	return t
+	for _, f := range m.GetSeccompFilters() {
+		if int64(f.GetProgram()) >= int64(len(programs)) {
+			return t, fmt.Errorf("trace of thread %d: program %d of %d: %w", t.TID, f.GetProgram(), len(programs), ErrCorrupt)
+		}
+		t.SeccompFilters = append(t.SeccompFilters, SeccompFilter{Program: programs[f.GetProgram()], Flags: f.GetFlags()})
+	}
+	return t, nil
 }

@@ -200,6 +200,20 @@ type TraceInfo struct {
 	Rseq *Rseq
 	// StackPointer and InstructionPointer as at the freeze.
 	StackPointer, InstructionPointer uint64
+	// SeccompFilters are the thread's filters, the oldest first: a filter is
+	// asked about a system call together with all before it.
+	SeccompFilters []SeccompFilter
+}
+
+// SeccompFilter is one filter as PTRACE_SECCOMP_GET_FILTER (since Linux 4.4)
+// and PTRACE_SECCOMP_GET_METADATA (since 4.16) give it.
+type SeccompFilter struct {
+	// Program is an array of struct sock_filter, 8 bytes each. It is shared by
+	// the threads that have the same: do not change it.
+	Program []byte
+	// Flags are those of seccomp(2) that the kernel reports, which is
+	// SECCOMP_FILTER_FLAG_LOG alone.
+	Flags uint64
 }
 
 // Rseq is the registration of rseq(2).

@@ -180,7 +180,11 @@ func (s *services) Trace(ctx context.Context, tids []int) ([]TraceInfo, error) {
 	}
 	out := make([]TraceInfo, 0, len(infos))
 	for _, i := range infos {
-		out = append(out, traceFromWire(i))
+		info, err := traceFromWire(i, reply.GetTraces().GetPrograms())
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, info)
 	}
 	return out, nil
 }

@@ -224,6 +224,9 @@ func (p *plan) owners() []*dispatch.Plugin {
 // something else blocks already.
 func (p *plan) check(ctx context.Context, frozen bool) ([]failure.Line, error) {
 	lines := hostFindings(p.procs)
+	if !frozen { // a tree that is frozen has it suspended
+		lines = append(lines, seccompFindings(p.procs)...)
+	}
 	for _, f := range p.set.Findings {
 		lines = append(lines, failure.Line{Finding: f})
 	}

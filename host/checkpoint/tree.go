@@ -58,6 +58,30 @@ func hostFindings(procs []*task.Process) []failure.Line {
 	return out
 }
 
+// seccompFindings refuses tasks under seccomp where it cannot be suspended:
+// their filters would be asked about injected calls.
+func seccompFindings(procs []*task.Process) []failure.Line {
+	cannot := task.MaySuspendSeccomp()
+	if cannot == nil {
+		return nil
+	}
+	var out []failure.Line
+	for _, p := range procs {
+		for _, th := range p.Threads {
+			mode, err := task.SeccompMode(th.TID)
+			if err != nil || mode == unix.SECCOMP_MODE_DISABLED {
+				continue // what is gone cannot block
+			}
+			out = append(out, failure.Line{Finding: sdk.Finding{
+				Level: sdk.LevelBlock, Task: sdk.TaskID(p.PID), Subject: "seccomp", Text: fmt.Sprintf("cannot be suspended: %v", cannot),
+				Help: "run firn with CAP_SYS_ADMIN and not under seccomp itself",
+			}})
+			break // once per process
+		}
+	}
+	return out
+}
+
 // hostRecords writes what belongs to no plugin.
 func (f *flow) hostRecords() error {
 	tree := image.TreeToProto(f.plan.tree)

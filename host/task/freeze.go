@@ -13,6 +13,9 @@ import (
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
+// freezeOptions are the ptrace options of a task of a tree.
+const freezeOptions = optTraceSysGood | optTraceFork | optTraceVfork | optTraceClone
+
 // freezeTime bounds a freeze when the context does not.
 const freezeTime = 10 * time.Second
 
@@ -143,7 +146,7 @@ func (f *freezer) seizeOne(tid HostPID) (bool, error) {
 	if err := f.ctx.Err(); err != nil {
 		return false, context.Cause(f.ctx)
 	}
-	err := seize(tid, optTraceSysGood|optTraceFork|optTraceVfork|optTraceClone)
+	err := seize(tid, freezeOptions)
 	switch {
 	case err == nil:
 	case errors.Is(err, unix.EPERM):

@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -16,15 +17,24 @@ type Ops struct {
 	ctx context.Context
 }
 
+// opsOptions are the ptrace options of a task that a restore created.
+const opsOptions = optTraceSysGood | optExitKill
+
 // With runs fn on the tracing thread.
 func (t *Tracer) With(ctx context.Context, fn func(*Ops) error) error {
 	return t.Do(func() error { return fn(&Ops{ctx}) })
 }
 
 // Seize attaches to a task, so that it is killed when the host ends, and stops
-// it.
+// it. The tasks that it creates are attached in the same way. What seccomp
+// filters they are given are not asked about them until they are let go, if the
+// host may have that: where it may not, no filter can be restored.
 func (o *Ops) Seize(tid HostPID) error {
-	if err := seize(tid, optTraceSysGood|optExitKill); err != nil {
+	err := seize(tid, opsOptions|optSuspendSeccomp)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
+		err = seize(tid, opsOptions)
+	}
+	if err != nil {
 		return fmt.Errorf("seize task %d: %w", tid, err)
 	}
 	if err := interrupt(tid); err != nil {

@@ -29,6 +29,9 @@ func (f *freezer) read(root HostPID) ([]*Process, error) {
 			if sig := t.last.signal(); sig != unix.SIGTRAP {
 				p.State, p.StopSignal = Stopped, sig
 			}
+			if err := suspendSeccomp(th.TID); err != nil {
+				return nil, fmt.Errorf("task %d: suspend seccomp: %w", th.TID, err)
+			}
 			if err := readThread(th); err != nil {
 				return nil, fmt.Errorf("read task %d: %w", th.TID, err)
 			}
@@ -135,6 +138,9 @@ func traceInfo(th *Thread) (info sdk.TraceInfo, err error) {
 	if info.SharedPending, err = pendingSignals(th.TID, true); err != nil {
 		return info, err
 	}
-	info.Rseq, err = rseqOf(th.TID)
+	if info.Rseq, err = rseqOf(th.TID); err != nil {
+		return info, err
+	}
+	info.SeccompFilters, err = seccompFilters(th.TID)
 	return info, err
 }

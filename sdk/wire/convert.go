@@ -124,6 +124,7 @@ func outcomesToWire(os []tape.Outcome) *pb.TapeOutcomes {
 
 func tracesToWire(ts []sdk.TraceInfo) *pb.TraceInfos {
 	m := &pb.TraceInfos{Infos: make([]*pb.TraceInfo, 0, len(ts))}
+	programs := map[string]uint32{}
 	for i := range ts {
 		t := &ts[i]
 		info := &pb.TraceInfo{
@@ -132,6 +133,14 @@ func tracesToWire(ts []sdk.TraceInfo) *pb.TraceInfos {
 		}
 		if r := t.Rseq; r != nil {
 			info.Rseq = &pb.Rseq{Addr: r.Addr, Size: r.Size, Signature: r.Signature, Flags: r.Flags}
+		}
+		for _, f := range t.SeccompFilters {
+			n, known := programs[string(f.Program)]
+			if !known {
+				n = uint32(len(m.Programs))
+				programs[string(f.Program)], m.Programs = n, append(m.Programs, f.Program)
+			}
+			info.SeccompFilters = append(info.SeccompFilters, &pb.SeccompFilter{Program: n, Flags: f.Flags})
 		}
 		m.Infos = append(m.Infos, info)
 	}

@@ -179,7 +179,7 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{36, 0}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{37, 0}
 }
 
 type DescribeRequest struct {
@@ -2323,8 +2323,10 @@ func (x *Trace) GetTids() []int32 {
 }
 
 type TraceInfos struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Infos         []*TraceInfo           `protobuf:"bytes,1,rep,name=infos,proto3" json:"infos,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Infos []*TraceInfo           `protobuf:"bytes,1,rep,name=infos,proto3" json:"infos,omitempty"`
+	// The programs of all seccomp filters, each once: threads share most.
+	Programs      [][]byte `protobuf:"bytes,2,rep,name=programs,proto3" json:"programs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2366,6 +2368,13 @@ func (x *TraceInfos) GetInfos() []*TraceInfo {
 	return nil
 }
 
+func (x *TraceInfos) GetPrograms() [][]byte {
+	if x != nil {
+		return x.Programs
+	}
+	return nil
+}
+
 type TraceInfo struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
 	Tid                int32                  `protobuf:"varint,1,opt,name=tid,proto3" json:"tid,omitempty"`
@@ -2375,6 +2384,7 @@ type TraceInfo struct {
 	Rseq               *Rseq                  `protobuf:"bytes,5,opt,name=rseq,proto3" json:"rseq,omitempty"`                                        // unset if none is registered
 	StackPointer       uint64                 `protobuf:"varint,6,opt,name=stack_pointer,json=stackPointer,proto3" json:"stack_pointer,omitempty"`
 	InstructionPointer uint64                 `protobuf:"varint,7,opt,name=instruction_pointer,json=instructionPointer,proto3" json:"instruction_pointer,omitempty"`
+	SeccompFilters     []*SeccompFilter       `protobuf:"bytes,8,rep,name=seccomp_filters,json=seccompFilters,proto3" json:"seccomp_filters,omitempty"` // the oldest first
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -2458,6 +2468,65 @@ func (x *TraceInfo) GetInstructionPointer() uint64 {
 	return 0
 }
 
+func (x *TraceInfo) GetSeccompFilters() []*SeccompFilter {
+	if x != nil {
+		return x.SeccompFilters
+	}
+	return nil
+}
+
+type SeccompFilter struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Program       uint32                 `protobuf:"varint,1,opt,name=program,proto3" json:"program,omitempty"` // index in programs of TraceInfos
+	Flags         uint64                 `protobuf:"varint,2,opt,name=flags,proto3" json:"flags,omitempty"`     // SECCOMP_FILTER_FLAG_
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeccompFilter) Reset() {
+	*x = SeccompFilter{}
+	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeccompFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeccompFilter) ProtoMessage() {}
+
+func (x *SeccompFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeccompFilter.ProtoReflect.Descriptor instead.
+func (*SeccompFilter) Descriptor() ([]byte, []int) {
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SeccompFilter) GetProgram() uint32 {
+	if x != nil {
+		return x.Program
+	}
+	return 0
+}
+
+func (x *SeccompFilter) GetFlags() uint64 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
 type Rseq struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Addr          uint64                 `protobuf:"varint,1,opt,name=addr,proto3" json:"addr,omitempty"`
@@ -2470,7 +2539,7 @@ type Rseq struct {
 
 func (x *Rseq) Reset() {
 	*x = Rseq{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2551,7 @@ func (x *Rseq) String() string {
 func (*Rseq) ProtoMessage() {}
 
 func (x *Rseq) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2564,7 @@ func (x *Rseq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rseq.ProtoReflect.Descriptor instead.
 func (*Rseq) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{32}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Rseq) GetAddr() uint64 {
@@ -2536,7 +2605,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2617,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2630,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{33}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Progress) GetDone() int64 {
@@ -2588,7 +2657,7 @@ type Submit struct {
 
 func (x *Submit) Reset() {
 	*x = Submit{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +2669,7 @@ func (x *Submit) String() string {
 func (*Submit) ProtoMessage() {}
 
 func (x *Submit) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +2682,7 @@ func (x *Submit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Submit.ProtoReflect.Descriptor instead.
 func (*Submit) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{34}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Submit) GetSegment() []byte {
@@ -2634,7 +2703,7 @@ type Flush struct {
 
 func (x *Flush) Reset() {
 	*x = Flush{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2715,7 @@ func (x *Flush) String() string {
 func (*Flush) ProtoMessage() {}
 
 func (x *Flush) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2728,7 @@ func (x *Flush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flush.ProtoReflect.Descriptor instead.
 func (*Flush) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{35}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Flush) GetWritten() bool {
@@ -2686,7 +2755,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +2767,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +2780,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{36}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Error) GetCode() Error_Code {
@@ -2764,7 +2833,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +2845,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +2858,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{37}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{38}
 }
 
 type CloseResponse struct {
@@ -2800,7 +2869,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +2881,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +2894,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{38}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{39}
 }
 
 var File_sdk_proto_plugin_proto protoreflect.FileDescriptor
@@ -2998,10 +3067,11 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12+\n" +
 	"\x05error\x18\x03 \x01(\v2\x15.firn.plugin.v1.ErrorR\x05error\"\x1b\n" +
 	"\x05Trace\x12\x12\n" +
-	"\x04tids\x18\x01 \x03(\x05R\x04tids\"=\n" +
+	"\x04tids\x18\x01 \x03(\x05R\x04tids\"Y\n" +
 	"\n" +
 	"TraceInfos\x12/\n" +
-	"\x05infos\x18\x01 \x03(\v2\x19.firn.plugin.v1.TraceInfoR\x05infos\"\xf9\x01\n" +
+	"\x05infos\x18\x01 \x03(\v2\x19.firn.plugin.v1.TraceInfoR\x05infos\x12\x1a\n" +
+	"\bprograms\x18\x02 \x03(\fR\bprograms\"\xc1\x02\n" +
 	"\tTraceInfo\x12\x10\n" +
 	"\x03tid\x18\x01 \x01(\x05R\x03tid\x12\x19\n" +
 	"\bsig_mask\x18\x02 \x01(\x04R\asigMask\x12\x18\n" +
@@ -3009,7 +3079,11 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x0eshared_pending\x18\x04 \x03(\fR\rsharedPending\x12(\n" +
 	"\x04rseq\x18\x05 \x01(\v2\x14.firn.plugin.v1.RseqR\x04rseq\x12#\n" +
 	"\rstack_pointer\x18\x06 \x01(\x04R\fstackPointer\x12/\n" +
-	"\x13instruction_pointer\x18\a \x01(\x04R\x12instructionPointer\"b\n" +
+	"\x13instruction_pointer\x18\a \x01(\x04R\x12instructionPointer\x12F\n" +
+	"\x0fseccomp_filters\x18\b \x03(\v2\x1d.firn.plugin.v1.SeccompFilterR\x0eseccompFilters\"?\n" +
+	"\rSeccompFilter\x12\x18\n" +
+	"\aprogram\x18\x01 \x01(\rR\aprogram\x12\x14\n" +
+	"\x05flags\x18\x02 \x01(\x04R\x05flags\"b\n" +
 	"\x04Rseq\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\x04R\x04addr\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\rR\x04size\x12\x1c\n" +
@@ -3084,7 +3158,7 @@ func file_sdk_proto_plugin_proto_rawDescGZIP() []byte {
 }
 
 var file_sdk_proto_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sdk_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_sdk_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_sdk_proto_plugin_proto_goTypes = []any{
 	(Phase)(0),               // 0: firn.plugin.v1.Phase
 	(Error_Code)(0),          // 1: firn.plugin.v1.Error.Code
@@ -3120,14 +3194,15 @@ var file_sdk_proto_plugin_proto_goTypes = []any{
 	(*Trace)(nil),            // 31: firn.plugin.v1.Trace
 	(*TraceInfos)(nil),       // 32: firn.plugin.v1.TraceInfos
 	(*TraceInfo)(nil),        // 33: firn.plugin.v1.TraceInfo
-	(*Rseq)(nil),             // 34: firn.plugin.v1.Rseq
-	(*Progress)(nil),         // 35: firn.plugin.v1.Progress
-	(*Submit)(nil),           // 36: firn.plugin.v1.Submit
-	(*Flush)(nil),            // 37: firn.plugin.v1.Flush
-	(*Error)(nil),            // 38: firn.plugin.v1.Error
-	(*CloseRequest)(nil),     // 39: firn.plugin.v1.CloseRequest
-	(*CloseResponse)(nil),    // 40: firn.plugin.v1.CloseResponse
-	nil,                      // 41: firn.plugin.v1.OpenRequest.OptionsEntry
+	(*SeccompFilter)(nil),    // 34: firn.plugin.v1.SeccompFilter
+	(*Rseq)(nil),             // 35: firn.plugin.v1.Rseq
+	(*Progress)(nil),         // 36: firn.plugin.v1.Progress
+	(*Submit)(nil),           // 37: firn.plugin.v1.Submit
+	(*Flush)(nil),            // 38: firn.plugin.v1.Flush
+	(*Error)(nil),            // 39: firn.plugin.v1.Error
+	(*CloseRequest)(nil),     // 40: firn.plugin.v1.CloseRequest
+	(*CloseResponse)(nil),    // 41: firn.plugin.v1.CloseResponse
+	nil,                      // 42: firn.plugin.v1.OpenRequest.OptionsEntry
 }
 var file_sdk_proto_plugin_proto_depIdxs = []int32{
 	4,  // 0: firn.plugin.v1.DescribeResponse.claims:type_name -> firn.plugin.v1.Claim
@@ -3138,7 +3213,7 @@ var file_sdk_proto_plugin_proto_depIdxs = []int32{
 	6,  // 5: firn.plugin.v1.Claim.socket:type_name -> firn.plugin.v1.Socket
 	9,  // 6: firn.plugin.v1.OpenRequest.arena:type_name -> firn.plugin.v1.Arena
 	10, // 7: firn.plugin.v1.OpenRequest.image:type_name -> firn.plugin.v1.ImageView
-	41, // 8: firn.plugin.v1.OpenRequest.options:type_name -> firn.plugin.v1.OpenRequest.OptionsEntry
+	42, // 8: firn.plugin.v1.OpenRequest.options:type_name -> firn.plugin.v1.OpenRequest.OptionsEntry
 	11, // 9: firn.plugin.v1.ImageView.blocks:type_name -> firn.plugin.v1.ImageBlock
 	0,  // 10: firn.plugin.v1.RunRequest.phase:type_name -> firn.plugin.v1.Phase
 	17, // 11: firn.plugin.v1.RunRequest.tree:type_name -> firn.plugin.v1.Tree
@@ -3154,35 +3229,36 @@ var file_sdk_proto_plugin_proto_depIdxs = []int32{
 	6,  // 21: firn.plugin.v1.File.socket:type_name -> firn.plugin.v1.Socket
 	22, // 22: firn.plugin.v1.File.refs:type_name -> firn.plugin.v1.FDRef
 	27, // 23: firn.plugin.v1.ServiceCall.run_tapes:type_name -> firn.plugin.v1.RunTapes
-	35, // 24: firn.plugin.v1.ServiceCall.progress:type_name -> firn.plugin.v1.Progress
-	36, // 25: firn.plugin.v1.ServiceCall.submit:type_name -> firn.plugin.v1.Submit
-	37, // 26: firn.plugin.v1.ServiceCall.flush:type_name -> firn.plugin.v1.Flush
+	36, // 24: firn.plugin.v1.ServiceCall.progress:type_name -> firn.plugin.v1.Progress
+	37, // 25: firn.plugin.v1.ServiceCall.submit:type_name -> firn.plugin.v1.Submit
+	38, // 26: firn.plugin.v1.ServiceCall.flush:type_name -> firn.plugin.v1.Flush
 	31, // 27: firn.plugin.v1.ServiceCall.trace:type_name -> firn.plugin.v1.Trace
-	38, // 28: firn.plugin.v1.ServiceReply.error:type_name -> firn.plugin.v1.Error
+	39, // 28: firn.plugin.v1.ServiceReply.error:type_name -> firn.plugin.v1.Error
 	29, // 29: firn.plugin.v1.ServiceReply.outcomes:type_name -> firn.plugin.v1.TapeOutcomes
 	32, // 30: firn.plugin.v1.ServiceReply.traces:type_name -> firn.plugin.v1.TraceInfos
 	28, // 31: firn.plugin.v1.RunTapes.runs:type_name -> firn.plugin.v1.TapeRun
 	30, // 32: firn.plugin.v1.TapeOutcomes.outcomes:type_name -> firn.plugin.v1.TapeOutcome
-	38, // 33: firn.plugin.v1.TapeOutcome.error:type_name -> firn.plugin.v1.Error
+	39, // 33: firn.plugin.v1.TapeOutcome.error:type_name -> firn.plugin.v1.Error
 	33, // 34: firn.plugin.v1.TraceInfos.infos:type_name -> firn.plugin.v1.TraceInfo
-	34, // 35: firn.plugin.v1.TraceInfo.rseq:type_name -> firn.plugin.v1.Rseq
-	1,  // 36: firn.plugin.v1.Error.code:type_name -> firn.plugin.v1.Error.Code
-	1,  // 37: firn.plugin.v1.Error.also:type_name -> firn.plugin.v1.Error.Code
-	2,  // 38: firn.plugin.v1.Plugin.Describe:input_type -> firn.plugin.v1.DescribeRequest
-	8,  // 39: firn.plugin.v1.Plugin.Open:input_type -> firn.plugin.v1.OpenRequest
-	13, // 40: firn.plugin.v1.Plugin.Run:input_type -> firn.plugin.v1.RunRequest
-	26, // 41: firn.plugin.v1.Plugin.Services:input_type -> firn.plugin.v1.ServiceReply
-	39, // 42: firn.plugin.v1.Plugin.Close:input_type -> firn.plugin.v1.CloseRequest
-	3,  // 43: firn.plugin.v1.Plugin.Describe:output_type -> firn.plugin.v1.DescribeResponse
-	12, // 44: firn.plugin.v1.Plugin.Open:output_type -> firn.plugin.v1.OpenResponse
-	14, // 45: firn.plugin.v1.Plugin.Run:output_type -> firn.plugin.v1.RunResponse
-	25, // 46: firn.plugin.v1.Plugin.Services:output_type -> firn.plugin.v1.ServiceCall
-	40, // 47: firn.plugin.v1.Plugin.Close:output_type -> firn.plugin.v1.CloseResponse
-	43, // [43:48] is the sub-list for method output_type
-	38, // [38:43] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	35, // 35: firn.plugin.v1.TraceInfo.rseq:type_name -> firn.plugin.v1.Rseq
+	34, // 36: firn.plugin.v1.TraceInfo.seccomp_filters:type_name -> firn.plugin.v1.SeccompFilter
+	1,  // 37: firn.plugin.v1.Error.code:type_name -> firn.plugin.v1.Error.Code
+	1,  // 38: firn.plugin.v1.Error.also:type_name -> firn.plugin.v1.Error.Code
+	2,  // 39: firn.plugin.v1.Plugin.Describe:input_type -> firn.plugin.v1.DescribeRequest
+	8,  // 40: firn.plugin.v1.Plugin.Open:input_type -> firn.plugin.v1.OpenRequest
+	13, // 41: firn.plugin.v1.Plugin.Run:input_type -> firn.plugin.v1.RunRequest
+	26, // 42: firn.plugin.v1.Plugin.Services:input_type -> firn.plugin.v1.ServiceReply
+	40, // 43: firn.plugin.v1.Plugin.Close:input_type -> firn.plugin.v1.CloseRequest
+	3,  // 44: firn.plugin.v1.Plugin.Describe:output_type -> firn.plugin.v1.DescribeResponse
+	12, // 45: firn.plugin.v1.Plugin.Open:output_type -> firn.plugin.v1.OpenResponse
+	14, // 46: firn.plugin.v1.Plugin.Run:output_type -> firn.plugin.v1.RunResponse
+	25, // 47: firn.plugin.v1.Plugin.Services:output_type -> firn.plugin.v1.ServiceCall
+	41, // 48: firn.plugin.v1.Plugin.Close:output_type -> firn.plugin.v1.CloseResponse
+	44, // [44:49] is the sub-list for method output_type
+	39, // [39:44] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_sdk_proto_plugin_proto_init() }
@@ -3203,7 +3279,7 @@ func file_sdk_proto_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sdk_proto_plugin_proto_rawDesc), len(file_sdk_proto_plugin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
