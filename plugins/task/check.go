@@ -36,7 +36,7 @@ func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Findin
 		return nil, err
 	}
 	if req.Frozen {
-		if err := checkSequences(ctx, req.Host, exams); err != nil {
+		if err := checkTraced(ctx, req.Host, exams); err != nil {
 			return nil, err
 		}
 		p.remember(statusOf(exams))
@@ -96,6 +96,11 @@ func (x *examination) block(i int, subject, text, help string) {
 		Subject: subject, Text: text, Help: help})
 }
 
+// note reports what is different or dangerous about thread i.
+func (x *examination) note(i int, subject, text string) {
+	x.found[i] = append(x.found[i], sdk.Finding{Level: sdk.LevelNote, Task: x.proc.Threads[i].ID, Subject: subject, Text: text})
+}
+
 // findings are those of all threads; what several threads have is told once.
 func (x *examination) findings() []sdk.Finding {
 	var findings []sdk.Finding
@@ -150,13 +155,7 @@ func (x *examination) thread(i int) error {
 		return err
 	}
 	x.status[i] = &status
-	switch status.Seccomp {
-	case 0:
-	case unix.SECCOMP_MODE_STRICT:
-		x.block(i, "seccomp", "strict mode cannot be carried", "")
-	default:
-		x.block(i, "seccomp filter", fmt.Sprintf("%d filters cannot be carried", max(status.SeccompFilters, 1)), "")
-	}
+	x.seccompMode(i, status.Seccomp)
 	if status.TracerPid != 0 && !x.frozen {
 		x.block(i, "tracer", fmt.Sprintf("task %d traces it", status.TracerPid), "detach the debugger")
 	}

@@ -2,7 +2,6 @@ package task
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"slices"
@@ -87,27 +86,10 @@ func TestCheckAll(t *testing.T) {
 	r.host.Run(main, &tp)
 	r.call(main, unix.SYS_PRCTL, tape.Imm(unix.PR_SET_NO_NEW_PRIVS), tape.Imm(1))
 	r.call(other, unix.SYS_PRCTL, tape.Imm(unix.PR_SET_NO_NEW_PRIVS), tape.Imm(1))
-	installFilter(r, other)
+	filterThread(r, other, 0, retAllow)
 	wantFindings(t, checkOf(t, r.host, true, r.from),
 		"3 current directory: "+dir,
-		"3 seccomp filter: 1 filters cannot be carried",
 		"3 timer 0: counts the CPU time of one of several threads")
-}
-
-// installFilter makes a seccomp filter that allows everything.
-func installFilter(r *roundTrip, tid int) {
-	r.t.Helper()
-	var tp tape.Tape
-	filter := tp.Bytes([]byte{6, 0, 0, 0, 0, 0, 0xff, 0x7f}) // return SECCOMP_RET_ALLOW
-	prog := tp.Buffer(16)
-	binary.LittleEndian.PutUint16(tp.Data[prog.Off:], 1)
-	// The program's pointer: the tape finds out where its data is by asking
-	// for the address of the robust list that it sets.
-	tp.Call(unix.SYS_SET_ROBUST_LIST, filter.Arg(), tape.Imm(robustListSize))
-	tp.Call(unix.SYS_GET_ROBUST_LIST, tape.Imm(0), tape.Arg{Kind: tape.ArgData, Value: uint64(prog.Off + 8)},
-		tape.Arg{Kind: tape.ArgData, Value: uint64(tp.Buffer(8).Off)})
-	tp.Call(unix.SYS_PRCTL, tape.Imm(unix.PR_SET_SECCOMP), tape.Imm(unix.SECCOMP_MODE_FILTER), prog.Arg())
-	r.host.Run(tid, &tp)
 }
 
 func TestCheckNamespaceOfThread(t *testing.T) {

@@ -145,10 +145,11 @@ func (x *examination) sharing(ctx context.Context) error {
 	return nil
 }
 
-// checkSequences looks for threads that were frozen within a critical section
-// of rseq(2). The kernel would have to abort the section, and cannot know of
-// it once the registers are set by a restore.
-func checkSequences(ctx context.Context, host sdk.Host, exams []*examination) error {
+// checkTraced looks at what only the tracer sees: seccomp filters, and whether
+// a thread was frozen within a critical section of rseq(2). The kernel would
+// have to abort the section, and cannot know of it once the registers are set
+// by a restore.
+func checkTraced(ctx context.Context, host sdk.Host, exams []*examination) error {
 	threads := threadsOf(exams, func(x *examination) int { return len(x.proc.Threads) })
 	if len(threads) == 0 {
 		return nil
@@ -165,7 +166,11 @@ func checkSequences(ctx context.Context, host sdk.Host, exams []*examination) er
 	}
 	return inParallel(ctx, len(infos), func(i int) error {
 		t, known := owner[infos[i].TID]
-		if !known || infos[i].Rseq == nil {
+		if !known {
+			return nil
+		}
+		t.process.seccomp(t.index, infos[i].SeccompFilters)
+		if infos[i].Rseq == nil {
 			return nil
 		}
 		inside, err := inCriticalSection(t.process.proc.PID, infos[i].Rseq, infos[i].InstructionPointer)

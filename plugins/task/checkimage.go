@@ -21,6 +21,7 @@ type restorer struct {
 	maxFiles uint64 // fs.nr_open
 	oomScore int32
 	login    uint32
+	seccomp  int
 	timerIDs bool
 	cgroups  []*taskpb.Cgroup
 	mounts   []procfs.Mount
@@ -70,7 +71,7 @@ func readRestorer() (*restorer, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.rights = credentialsOf(&status)
+	r.rights, r.seccomp = credentialsOf(&status), status.Seccomp
 	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read own securebits: %w", err)
@@ -146,6 +147,7 @@ func (c *imageCheck) run() {
 		c.checkCredentials(t)
 		c.checkScheduling(t)
 		c.checkThread(t)
+		c.checkSeccomp(t)
 	}
 }
 

@@ -28,6 +28,8 @@
 // before needs:
 //
 //   - scheduling
+//   - seccomp, which the host has suspended: filters without no_new_privs need
+//     CAP_SYS_ADMIN
 //   - limits and credentials
 //   - what a change of credentials clears (dumpable, parent death signal), and
 //     the timers are armed

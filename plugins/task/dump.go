@@ -56,7 +56,8 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		return err
 	}
 	looked := time.Since(start)
-	if err := askTracer(ctx, req.Host, processes); err != nil {
+	filters := &filterForest{}
+	if err := askTracer(ctx, req.Host, processes, filters); err != nil {
 		return err
 	}
 	traced := time.Since(start)
@@ -65,6 +66,9 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 	}
 	req.Log.Debug("read tasks", "processes", len(processes), "looked", looked, "traced", traced-looked,
 		"asked", time.Since(start)-traced)
+	if err := filters.emit(ctx, req.Records); err != nil {
+		return err
+	}
 	return emit(ctx, req.Records, processes)
 }
 
@@ -167,8 +171,9 @@ func (d *processDump) lookFS(t *threadDump, umask int) (err error) {
 	return err
 }
 
-// askTracer asks the host what only the tracer sees: queued signals, rseq.
-func askTracer(ctx context.Context, host sdk.Host, processes []*processDump) error {
+// askTracer asks the host what only the tracer sees: queued signals, rseq,
+// seccomp filters.
+func askTracer(ctx context.Context, host sdk.Host, processes []*processDump, filters *filterForest) error {
 	var tids []int
 	for _, d := range processes {
 		for _, t := range d.threads {
@@ -192,7 +197,11 @@ func askTracer(ctx context.Context, host sdk.Host, processes []*processDump) err
 			if info == nil {
 				return fmt.Errorf("trace thread %d: no answer: %w", t.ID, sdk.ErrTaskGone)
 			}
-			if err := d.traced(t, info, i == 0); err != nil {
+			err := d.traced(t, info, i == 0)
+			if err == nil {
+				t.rec.Seccomp, err = filters.seccompRecord(t.status, info.SeccompFilters)
+			}
+			if err != nil {
 				return fmt.Errorf("dump task %d: %w", t.ID, err)
 			}
 		}

@@ -12,9 +12,10 @@ import (
 
 // Kinds of records.
 const (
-	kindProcess uint32 = 1
-	kindThread  uint32 = 2
-	kindClocks  uint32 = 3
+	kindProcess       uint32 = 1
+	kindThread        uint32 = 2
+	kindClocks        uint32 = 3
+	kindSeccompFilter uint32 = 4
 )
 
 // recordVersion is the version of all kinds.
@@ -35,12 +36,13 @@ func (*plugin) Describe() sdk.Description {
 	return sdk.Description{
 		Name:    "task",
 		Version: "0.1.0",
-		Summary: "signals, timers, clocks, credentials, limits, scheduling and names of tasks",
+		Summary: "signals, timers, clocks, credentials, limits, seccomp, scheduling and names of tasks",
 		Claims:  append(clocks.Claims(), sdk.Claim{Kind: sdk.KindTask}),
 		Records: []sdk.RecordType{
 			{Kind: kindProcess, Version: recordVersion, Message: &taskpb.Process{}},
 			{Kind: kindThread, Version: recordVersion, Message: &taskpb.Thread{}},
 			{Kind: kindClocks, Version: recordVersion, Message: &taskpb.Clocks{}},
+			{Kind: kindSeccompFilter, Version: recordVersion, Message: &taskpb.SeccompFilter{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE", "CAP_SYS_ADMIN"},
 	}

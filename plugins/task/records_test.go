@@ -234,7 +234,7 @@ func buildAll(p *taskpb.Process, th *taskpb.Thread) (*tape.Tape, error) {
 		return nil, err
 	}
 	proc := &sdk.Process{ID: 5, PID: 50, Threads: []sdk.Thread{{ID: 5, TID: 50}}}
-	saved, err := loadProcess(records, proc)
+	saved, err := loadProcess(records, proc, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -24,13 +24,19 @@ type savedProcess struct {
 type savedThread struct {
 	sdk.Thread
 	rec *taskpb.Thread
+	// filters are its seccomp filters, the oldest first.
+	filters []*taskpb.SeccompFilter
 }
 
 // load reads the records of all processes that the plugin owns.
 func load(req *sdk.RestoreRequest) ([]*savedProcess, error) {
+	filters, err := loadFilters(req.Records)
+	if err != nil {
+		return nil, err
+	}
 	var saved []*savedProcess
 	for _, p := range ownProcesses(req.Session) {
-		s, err := loadProcess(req.Records, p)
+		s, err := loadProcess(req.Records, p, filters)
 		if err != nil {
 			return nil, fmt.Errorf("records of task %d: %w", p.ID, err)
 		}
@@ -39,7 +45,7 @@ func load(req *sdk.RestoreRequest) ([]*savedProcess, error) {
 	return saved, nil
 }
 
-func loadProcess(records sdk.Records, p *sdk.Process) (*savedProcess, error) {
+func loadProcess(records sdk.Records, p *sdk.Process, filters []*taskpb.SeccompFilter) (*savedProcess, error) {
 	s := &savedProcess{proc: p}
 	threads := make(map[uint32]*taskpb.Thread, len(p.Threads))
 	for r, err := range records.Object(uint64(p.ID)) {
@@ -70,7 +76,11 @@ func loadProcess(records sdk.Records, p *sdk.Process) (*savedProcess, error) {
 		if err := validCredentials(rec.Credentials); err != nil {
 			return nil, fmt.Errorf("thread %d: %w", t.ID, err)
 		}
-		s.threads = append(s.threads, savedThread{Thread: t, rec: rec})
+		chain, err := chainOf(filters, rec.Seccomp)
+		if err != nil {
+			return nil, fmt.Errorf("thread %d: %w", t.ID, err)
+		}
+		s.threads = append(s.threads, savedThread{Thread: t, rec: rec, filters: chain})
 	}
 	return s, nil
 }

@@ -15,14 +15,17 @@ import (
 // selfPID is the plugin's own process in /proc.
 var selfPID = os.Getpid()
 
-// Seal implements [sdk.Sealer], in three steps: each takes away what the one
-// before needs, of other threads as well.
+// Seal implements [sdk.Sealer], in steps: each takes away what the one before
+// needs, of other threads as well.
 func (*plugin) Seal(ctx context.Context, req *sdk.RestoreRequest) error {
 	saved, err := load(req)
 	if err != nil {
 		return err
 	}
 	if err := eachThread(ctx, req.Host, saved, placeThread); err != nil {
+		return err
+	}
+	if err := sealSeccomp(ctx, req.Host, saved); err != nil {
 		return err
 	}
 	if err := sealRights(ctx, req.Host, saved); err != nil {
@@ -97,14 +100,22 @@ func credentialsNow(tid int) (*taskpb.Credentials, error) {
 	return credentialsOf(&status), nil
 }
 
-// verifyRights reads the credentials of all threads back.
+// verifyRights reads the credentials and the seccomp state of all threads back.
 func verifyRights(ctx context.Context, saved []*savedProcess) error {
+	own, err := procfs.Status(selfPID)
+	if err != nil {
+		return err
+	}
 	threads := threadsOf(saved, func(p *savedProcess) int { return len(p.threads) })
 	return inParallel(ctx, len(threads), func(i int) error {
 		t := &threads[i].process.threads[threads[i].index]
-		got, err := credentialsNow(t.TID)
+		status, err := procfs.Status(t.TID)
 		if err == nil {
-			err = verifyCredentials(got, t.rec.GetCredentials())
+			err = verifyCredentials(credentialsOf(&status), t.rec.GetCredentials())
+		}
+		// A restorer under seccomp hands its filters down.
+		if err == nil && own.Seccomp == unix.SECCOMP_MODE_DISABLED {
+			err = verifySeccomp(&status, t)
 		}
 		if err != nil {
 			return fmt.Errorf("seal task %d: %w", t.ID, err)

@@ -227,8 +227,10 @@ type Thread struct {
 	// Controls of PR_GET_SPECULATION_CTRL that the thread changed.
 	Speculation []*Speculation `protobuf:"bytes,16,rep,name=speculation,proto3" json:"speculation,omitempty"`
 	// ARCH_GET_CPUID is off: cpuid faults.
-	CpuidFaults   bool          `protobuf:"varint,17,opt,name=cpuid_faults,json=cpuidFaults,proto3" json:"cpuid_faults,omitempty"`
-	MemoryPolicy  *MemoryPolicy `protobuf:"bytes,18,opt,name=memory_policy,json=memoryPolicy,proto3" json:"memory_policy,omitempty"`
+	CpuidFaults  bool          `protobuf:"varint,17,opt,name=cpuid_faults,json=cpuidFaults,proto3" json:"cpuid_faults,omitempty"`
+	MemoryPolicy *MemoryPolicy `protobuf:"bytes,18,opt,name=memory_policy,json=memoryPolicy,proto3" json:"memory_policy,omitempty"`
+	// Absent: system calls are not filtered.
+	Seccomp       *Seccomp `protobuf:"bytes,19,opt,name=seccomp,proto3" json:"seccomp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -389,6 +391,142 @@ func (x *Thread) GetMemoryPolicy() *MemoryPolicy {
 	return nil
 }
 
+func (x *Thread) GetSeccomp() *Seccomp {
+	if x != nil {
+		return x.Seccomp
+	}
+	return nil
+}
+
+// Seccomp is the seccomp(2) state of a thread.
+type Seccomp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SECCOMP_MODE_STRICT or SECCOMP_MODE_FILTER.
+	Mode uint32 `protobuf:"varint,1,opt,name=mode,proto3" json:"mode,omitempty"`
+	// The id of the youngest filter; those before it are its ancestors.
+	Filter        uint32 `protobuf:"varint,2,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Seccomp) Reset() {
+	*x = Seccomp{}
+	mi := &file_plugins_task_task_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Seccomp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Seccomp) ProtoMessage() {}
+
+func (x *Seccomp) ProtoReflect() protoreflect.Message {
+	mi := &file_plugins_task_task_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Seccomp.ProtoReflect.Descriptor instead.
+func (*Seccomp) Descriptor() ([]byte, []int) {
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Seccomp) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Seccomp) GetFilter() uint32 {
+	if x != nil {
+		return x.Filter
+	}
+	return 0
+}
+
+// SeccompFilter is one filter of the tree. Threads that have the same filter
+// after the same ancestors refer to the same record. The object is 0.
+type SeccompFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From 1 on, every ancestor before its descendants.
+	Id uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The filter before it; 0: it is the first.
+	Ancestor uint32 `protobuf:"varint,2,opt,name=ancestor,proto3" json:"ancestor,omitempty"`
+	// SECCOMP_FILTER_FLAG_ of seccomp(2), as far as the kernel reports them.
+	Flags uint64 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
+	// struct sock_filter, 8 bytes each.
+	Program       []byte `protobuf:"bytes,4,opt,name=program,proto3" json:"program,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeccompFilter) Reset() {
+	*x = SeccompFilter{}
+	mi := &file_plugins_task_task_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeccompFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeccompFilter) ProtoMessage() {}
+
+func (x *SeccompFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_plugins_task_task_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeccompFilter.ProtoReflect.Descriptor instead.
+func (*SeccompFilter) Descriptor() ([]byte, []int) {
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SeccompFilter) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SeccompFilter) GetAncestor() uint32 {
+	if x != nil {
+		return x.Ancestor
+	}
+	return 0
+}
+
+func (x *SeccompFilter) GetFlags() uint64 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *SeccompFilter) GetProgram() []byte {
+	if x != nil {
+		return x.Program
+	}
+	return nil
+}
+
 type SignalAction struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Signal        uint32                 `protobuf:"varint,1,opt,name=signal,proto3" json:"signal,omitempty"`
@@ -402,7 +540,7 @@ type SignalAction struct {
 
 func (x *SignalAction) Reset() {
 	*x = SignalAction{}
-	mi := &file_plugins_task_task_proto_msgTypes[2]
+	mi := &file_plugins_task_task_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -414,7 +552,7 @@ func (x *SignalAction) String() string {
 func (*SignalAction) ProtoMessage() {}
 
 func (x *SignalAction) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[2]
+	mi := &file_plugins_task_task_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -427,7 +565,7 @@ func (x *SignalAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalAction.ProtoReflect.Descriptor instead.
 func (*SignalAction) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{2}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SignalAction) GetSignal() uint32 {
@@ -477,7 +615,7 @@ type SignalStack struct {
 
 func (x *SignalStack) Reset() {
 	*x = SignalStack{}
-	mi := &file_plugins_task_task_proto_msgTypes[3]
+	mi := &file_plugins_task_task_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +627,7 @@ func (x *SignalStack) String() string {
 func (*SignalStack) ProtoMessage() {}
 
 func (x *SignalStack) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[3]
+	mi := &file_plugins_task_task_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +640,7 @@ func (x *SignalStack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalStack.ProtoReflect.Descriptor instead.
 func (*SignalStack) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{3}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SignalStack) GetAddr() uint64 {
@@ -537,7 +675,7 @@ type QueuedSignal struct {
 
 func (x *QueuedSignal) Reset() {
 	*x = QueuedSignal{}
-	mi := &file_plugins_task_task_proto_msgTypes[4]
+	mi := &file_plugins_task_task_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +687,7 @@ func (x *QueuedSignal) String() string {
 func (*QueuedSignal) ProtoMessage() {}
 
 func (x *QueuedSignal) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[4]
+	mi := &file_plugins_task_task_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +700,7 @@ func (x *QueuedSignal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueuedSignal.ProtoReflect.Descriptor instead.
 func (*QueuedSignal) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{4}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *QueuedSignal) GetSignal() uint32 {
@@ -590,7 +728,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_plugins_task_task_proto_msgTypes[5]
+	mi := &file_plugins_task_task_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +740,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[5]
+	mi := &file_plugins_task_task_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +753,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{5}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Limit) GetSoft() uint64 {
@@ -644,7 +782,7 @@ type IntervalTimer struct {
 
 func (x *IntervalTimer) Reset() {
 	*x = IntervalTimer{}
-	mi := &file_plugins_task_task_proto_msgTypes[6]
+	mi := &file_plugins_task_task_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +794,7 @@ func (x *IntervalTimer) String() string {
 func (*IntervalTimer) ProtoMessage() {}
 
 func (x *IntervalTimer) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[6]
+	mi := &file_plugins_task_task_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +807,7 @@ func (x *IntervalTimer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntervalTimer.ProtoReflect.Descriptor instead.
 func (*IntervalTimer) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{6}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IntervalTimer) GetWhich() uint32 {
@@ -716,7 +854,7 @@ type PosixTimer struct {
 
 func (x *PosixTimer) Reset() {
 	*x = PosixTimer{}
-	mi := &file_plugins_task_task_proto_msgTypes[7]
+	mi := &file_plugins_task_task_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +866,7 @@ func (x *PosixTimer) String() string {
 func (*PosixTimer) ProtoMessage() {}
 
 func (x *PosixTimer) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[7]
+	mi := &file_plugins_task_task_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +879,7 @@ func (x *PosixTimer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PosixTimer.ProtoReflect.Descriptor instead.
 func (*PosixTimer) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{7}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PosixTimer) GetId() uint32 {
@@ -819,7 +957,7 @@ type FileSystem struct {
 
 func (x *FileSystem) Reset() {
 	*x = FileSystem{}
-	mi := &file_plugins_task_task_proto_msgTypes[8]
+	mi := &file_plugins_task_task_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +969,7 @@ func (x *FileSystem) String() string {
 func (*FileSystem) ProtoMessage() {}
 
 func (x *FileSystem) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[8]
+	mi := &file_plugins_task_task_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +982,7 @@ func (x *FileSystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSystem.ProtoReflect.Descriptor instead.
 func (*FileSystem) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{8}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FileSystem) GetRoot() []byte {
@@ -880,7 +1018,7 @@ type Cgroup struct {
 
 func (x *Cgroup) Reset() {
 	*x = Cgroup{}
-	mi := &file_plugins_task_task_proto_msgTypes[9]
+	mi := &file_plugins_task_task_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +1030,7 @@ func (x *Cgroup) String() string {
 func (*Cgroup) ProtoMessage() {}
 
 func (x *Cgroup) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[9]
+	mi := &file_plugins_task_task_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +1043,7 @@ func (x *Cgroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cgroup.ProtoReflect.Descriptor instead.
 func (*Cgroup) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{9}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Cgroup) GetControllers() string {
@@ -935,7 +1073,7 @@ type Rseq struct {
 
 func (x *Rseq) Reset() {
 	*x = Rseq{}
-	mi := &file_plugins_task_task_proto_msgTypes[10]
+	mi := &file_plugins_task_task_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1085,7 @@ func (x *Rseq) String() string {
 func (*Rseq) ProtoMessage() {}
 
 func (x *Rseq) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[10]
+	mi := &file_plugins_task_task_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1098,7 @@ func (x *Rseq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rseq.ProtoReflect.Descriptor instead.
 func (*Rseq) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{10}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Rseq) GetAddr() uint64 {
@@ -1010,7 +1148,7 @@ type Credentials struct {
 
 func (x *Credentials) Reset() {
 	*x = Credentials{}
-	mi := &file_plugins_task_task_proto_msgTypes[11]
+	mi := &file_plugins_task_task_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1160,7 @@ func (x *Credentials) String() string {
 func (*Credentials) ProtoMessage() {}
 
 func (x *Credentials) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[11]
+	mi := &file_plugins_task_task_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1173,7 @@ func (x *Credentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
 func (*Credentials) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{11}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Credentials) GetUids() []uint32 {
@@ -1132,7 +1270,7 @@ type Scheduling struct {
 
 func (x *Scheduling) Reset() {
 	*x = Scheduling{}
-	mi := &file_plugins_task_task_proto_msgTypes[12]
+	mi := &file_plugins_task_task_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1282,7 @@ func (x *Scheduling) String() string {
 func (*Scheduling) ProtoMessage() {}
 
 func (x *Scheduling) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[12]
+	mi := &file_plugins_task_task_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1295,7 @@ func (x *Scheduling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scheduling.ProtoReflect.Descriptor instead.
 func (*Scheduling) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{12}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Scheduling) GetPolicy() uint32 {
@@ -1256,7 +1394,7 @@ type Speculation struct {
 
 func (x *Speculation) Reset() {
 	*x = Speculation{}
-	mi := &file_plugins_task_task_proto_msgTypes[13]
+	mi := &file_plugins_task_task_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1406,7 @@ func (x *Speculation) String() string {
 func (*Speculation) ProtoMessage() {}
 
 func (x *Speculation) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[13]
+	mi := &file_plugins_task_task_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1419,7 @@ func (x *Speculation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Speculation.ProtoReflect.Descriptor instead.
 func (*Speculation) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{13}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Speculation) GetWhich() uint32 {
@@ -1310,7 +1448,7 @@ type MemoryPolicy struct {
 
 func (x *MemoryPolicy) Reset() {
 	*x = MemoryPolicy{}
-	mi := &file_plugins_task_task_proto_msgTypes[14]
+	mi := &file_plugins_task_task_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1460,7 @@ func (x *MemoryPolicy) String() string {
 func (*MemoryPolicy) ProtoMessage() {}
 
 func (x *MemoryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[14]
+	mi := &file_plugins_task_task_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1473,7 @@ func (x *MemoryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryPolicy.ProtoReflect.Descriptor instead.
 func (*MemoryPolicy) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{14}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MemoryPolicy) GetMode() uint32 {
@@ -1364,7 +1502,7 @@ type Clocks struct {
 
 func (x *Clocks) Reset() {
 	*x = Clocks{}
-	mi := &file_plugins_task_task_proto_msgTypes[15]
+	mi := &file_plugins_task_task_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1514,7 @@ func (x *Clocks) String() string {
 func (*Clocks) ProtoMessage() {}
 
 func (x *Clocks) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[15]
+	mi := &file_plugins_task_task_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1527,7 @@ func (x *Clocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clocks.ProtoReflect.Descriptor instead.
 func (*Clocks) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{15}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Clocks) GetMonotonicNs() int64 {
@@ -1432,7 +1570,7 @@ const file_plugins_task_task_proto_rawDesc = "" +
 	"membarrier\x18\x0f \x01(\x04R\n" +
 	"membarrier\x12,\n" +
 	"\x0fcoredump_filter\x18\x10 \x01(\rH\x00R\x0ecoredumpFilter\x88\x01\x01B\x12\n" +
-	"\x10_coredump_filter\"\xf1\x05\n" +
+	"\x10_coredump_filter\"\xa2\x06\n" +
 	"\x06Thread\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04comm\x18\x02 \x01(\fR\x04comm\x12<\n" +
@@ -1456,7 +1594,16 @@ const file_plugins_task_task_proto_rawDesc = "" +
 	"\bmce_kill\x18\x0f \x01(\rR\amceKill\x12;\n" +
 	"\vspeculation\x18\x10 \x03(\v2\x19.firn.task.v1.SpeculationR\vspeculation\x12!\n" +
 	"\fcpuid_faults\x18\x11 \x01(\bR\vcpuidFaults\x12?\n" +
-	"\rmemory_policy\x18\x12 \x01(\v2\x1a.firn.task.v1.MemoryPolicyR\fmemoryPolicy\"\x86\x01\n" +
+	"\rmemory_policy\x18\x12 \x01(\v2\x1a.firn.task.v1.MemoryPolicyR\fmemoryPolicy\x12/\n" +
+	"\aseccomp\x18\x13 \x01(\v2\x15.firn.task.v1.SeccompR\aseccomp\"5\n" +
+	"\aSeccomp\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\rR\x04mode\x12\x16\n" +
+	"\x06filter\x18\x02 \x01(\rR\x06filter\"k\n" +
+	"\rSeccompFilter\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x1a\n" +
+	"\bancestor\x18\x02 \x01(\rR\bancestor\x12\x14\n" +
+	"\x05flags\x18\x03 \x01(\x04R\x05flags\x12\x18\n" +
+	"\aprogram\x18\x04 \x01(\fR\aprogram\"\x86\x01\n" +
 	"\fSignalAction\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\rR\x06signal\x12\x18\n" +
 	"\ahandler\x18\x02 \x01(\x04R\ahandler\x12\x14\n" +
@@ -1557,46 +1704,49 @@ func file_plugins_task_task_proto_rawDescGZIP() []byte {
 	return file_plugins_task_task_proto_rawDescData
 }
 
-var file_plugins_task_task_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_plugins_task_task_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_plugins_task_task_proto_goTypes = []any{
 	(*Process)(nil),       // 0: firn.task.v1.Process
 	(*Thread)(nil),        // 1: firn.task.v1.Thread
-	(*SignalAction)(nil),  // 2: firn.task.v1.SignalAction
-	(*SignalStack)(nil),   // 3: firn.task.v1.SignalStack
-	(*QueuedSignal)(nil),  // 4: firn.task.v1.QueuedSignal
-	(*Limit)(nil),         // 5: firn.task.v1.Limit
-	(*IntervalTimer)(nil), // 6: firn.task.v1.IntervalTimer
-	(*PosixTimer)(nil),    // 7: firn.task.v1.PosixTimer
-	(*FileSystem)(nil),    // 8: firn.task.v1.FileSystem
-	(*Cgroup)(nil),        // 9: firn.task.v1.Cgroup
-	(*Rseq)(nil),          // 10: firn.task.v1.Rseq
-	(*Credentials)(nil),   // 11: firn.task.v1.Credentials
-	(*Scheduling)(nil),    // 12: firn.task.v1.Scheduling
-	(*Speculation)(nil),   // 13: firn.task.v1.Speculation
-	(*MemoryPolicy)(nil),  // 14: firn.task.v1.MemoryPolicy
-	(*Clocks)(nil),        // 15: firn.task.v1.Clocks
+	(*Seccomp)(nil),       // 2: firn.task.v1.Seccomp
+	(*SeccompFilter)(nil), // 3: firn.task.v1.SeccompFilter
+	(*SignalAction)(nil),  // 4: firn.task.v1.SignalAction
+	(*SignalStack)(nil),   // 5: firn.task.v1.SignalStack
+	(*QueuedSignal)(nil),  // 6: firn.task.v1.QueuedSignal
+	(*Limit)(nil),         // 7: firn.task.v1.Limit
+	(*IntervalTimer)(nil), // 8: firn.task.v1.IntervalTimer
+	(*PosixTimer)(nil),    // 9: firn.task.v1.PosixTimer
+	(*FileSystem)(nil),    // 10: firn.task.v1.FileSystem
+	(*Cgroup)(nil),        // 11: firn.task.v1.Cgroup
+	(*Rseq)(nil),          // 12: firn.task.v1.Rseq
+	(*Credentials)(nil),   // 13: firn.task.v1.Credentials
+	(*Scheduling)(nil),    // 14: firn.task.v1.Scheduling
+	(*Speculation)(nil),   // 15: firn.task.v1.Speculation
+	(*MemoryPolicy)(nil),  // 16: firn.task.v1.MemoryPolicy
+	(*Clocks)(nil),        // 17: firn.task.v1.Clocks
 }
 var file_plugins_task_task_proto_depIdxs = []int32{
-	2,  // 0: firn.task.v1.Process.actions:type_name -> firn.task.v1.SignalAction
-	4,  // 1: firn.task.v1.Process.pending:type_name -> firn.task.v1.QueuedSignal
-	5,  // 2: firn.task.v1.Process.limits:type_name -> firn.task.v1.Limit
-	6,  // 3: firn.task.v1.Process.interval_timers:type_name -> firn.task.v1.IntervalTimer
-	7,  // 4: firn.task.v1.Process.posix_timers:type_name -> firn.task.v1.PosixTimer
-	8,  // 5: firn.task.v1.Process.fs:type_name -> firn.task.v1.FileSystem
-	9,  // 6: firn.task.v1.Process.cgroups:type_name -> firn.task.v1.Cgroup
-	3,  // 7: firn.task.v1.Thread.signal_stack:type_name -> firn.task.v1.SignalStack
-	4,  // 8: firn.task.v1.Thread.pending:type_name -> firn.task.v1.QueuedSignal
-	10, // 9: firn.task.v1.Thread.rseq:type_name -> firn.task.v1.Rseq
-	11, // 10: firn.task.v1.Thread.credentials:type_name -> firn.task.v1.Credentials
-	12, // 11: firn.task.v1.Thread.scheduling:type_name -> firn.task.v1.Scheduling
-	8,  // 12: firn.task.v1.Thread.fs:type_name -> firn.task.v1.FileSystem
-	13, // 13: firn.task.v1.Thread.speculation:type_name -> firn.task.v1.Speculation
-	14, // 14: firn.task.v1.Thread.memory_policy:type_name -> firn.task.v1.MemoryPolicy
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	4,  // 0: firn.task.v1.Process.actions:type_name -> firn.task.v1.SignalAction
+	6,  // 1: firn.task.v1.Process.pending:type_name -> firn.task.v1.QueuedSignal
+	7,  // 2: firn.task.v1.Process.limits:type_name -> firn.task.v1.Limit
+	8,  // 3: firn.task.v1.Process.interval_timers:type_name -> firn.task.v1.IntervalTimer
+	9,  // 4: firn.task.v1.Process.posix_timers:type_name -> firn.task.v1.PosixTimer
+	10, // 5: firn.task.v1.Process.fs:type_name -> firn.task.v1.FileSystem
+	11, // 6: firn.task.v1.Process.cgroups:type_name -> firn.task.v1.Cgroup
+	5,  // 7: firn.task.v1.Thread.signal_stack:type_name -> firn.task.v1.SignalStack
+	6,  // 8: firn.task.v1.Thread.pending:type_name -> firn.task.v1.QueuedSignal
+	12, // 9: firn.task.v1.Thread.rseq:type_name -> firn.task.v1.Rseq
+	13, // 10: firn.task.v1.Thread.credentials:type_name -> firn.task.v1.Credentials
+	14, // 11: firn.task.v1.Thread.scheduling:type_name -> firn.task.v1.Scheduling
+	10, // 12: firn.task.v1.Thread.fs:type_name -> firn.task.v1.FileSystem
+	15, // 13: firn.task.v1.Thread.speculation:type_name -> firn.task.v1.Speculation
+	16, // 14: firn.task.v1.Thread.memory_policy:type_name -> firn.task.v1.MemoryPolicy
+	2,  // 15: firn.task.v1.Thread.seccomp:type_name -> firn.task.v1.Seccomp
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_plugins_task_task_proto_init() }
@@ -1611,7 +1761,7 @@ func file_plugins_task_task_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugins_task_task_proto_rawDesc), len(file_plugins_task_task_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
