@@ -21,6 +21,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"waits":   func(t *testing.T) *subject { return startC(t, "waits") },
 		"many":    func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
 		"tick":    func(t *testing.T) *subject { return startC(t, "tick") },
+		"seccomp": func(t *testing.T) *subject { return startC(t, "seccomp") },
 		"gorun":   func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}
 	if runtime.GOARCH == "amd64" {
