@@ -219,3 +219,20 @@ func TestFilterForest(t *testing.T) {
 		}
 	}
 }
+
+// FuzzFilterVerdicts: a program comes from the kernel, but nothing that it could
+// be makes the check fail; and what is known of a call only narrows the answers.
+func FuzzFilterVerdicts(f *testing.F) {
+	f.Add(refusing(unix.SYS_GETPPID, unix.SECCOMP_RET_ERRNO|1))
+	f.Add(filterOf(loadArch, insn(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, 1, 0, auditArch), ret(0), retAllow))
+	f.Add(filterOf(insn(unix.BPF_JMP|unix.BPF_JA, 0, 0, 1<<31), insn(unix.BPF_STX, 0, 0, 99)))
+	f.Fuzz(func(t *testing.T, program []byte) {
+		all := filterVerdicts(program, nil)
+		native := filterVerdicts(program, map[uint32]uint32{dataArch: auditArch, dataNr: unix.SYS_RT_SIGRETURN})
+		for v := range native.set {
+			if !all.set[v] && !all.any {
+				t.Errorf("%#x for one call, but not for any", v)
+			}
+		}
+	})
+}
