@@ -19,6 +19,21 @@ import (
 type numbers struct {
 	// holder maps a number to what holds it: "process 4711 (redis-server)".
 	holder map[sdk.TaskID]string
+	// fresh is set for a new PID namespace, in which neither the session nor
+	// the group of the restorer has a number.
+	fresh bool
+}
+
+// numbers tells which numbers are taken where the tree will live.
+func (r *flow) numbers() (*numbers, error) {
+	if !r.cfg.NewPIDNamespace {
+		return readNumbers()
+	}
+	n := &numbers{holder: map[sdk.TaskID]string{}, fresh: true}
+	if r.tree.Root != initID {
+		n.holder[initID] = "the first process of the new PID namespace"
+	}
+	return n, nil
 }
 
 // readNumbers lists every task of the machine. The kernel refuses to reuse a
@@ -95,6 +110,9 @@ func (n *numbers) conflicts(tree *sdk.Tree) []failure.Line {
 
 // outside describes the restorer to the skeleton.
 func (n *numbers) outside() (skeleton.Outside, error) {
+	if n.fresh {
+		return skeleton.Outside{Used: n.used}, nil
+	}
 	sid, err := unix.Getsid(0)
 	if err != nil {
 		return skeleton.Outside{}, fmt.Errorf("read own session: %w", err)
