@@ -106,7 +106,7 @@ func (n *namespace) start(o *task.Ops) error {
 		return err
 	}
 	// What init waits for, and behind it the words for mount(2).
-	const proc, dir = 8, 16 // offsets
+	const proc, dir = 8, 16                                   // offsets
 	data := binary.LittleEndian.AppendUint32(nil, uint32(fd)) // struct pollfd
 	data = binary.LittleEndian.AppendUint16(data, unix.POLLIN)
 	data = binary.LittleEndian.AppendUint16(data, 0)

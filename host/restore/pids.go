@@ -94,7 +94,7 @@ func (n *numbers) conflicts(tree *sdk.Tree) []failure.Line {
 		if h, ok := n.holder[id]; ok {
 			out = append(out, failure.Line{Finding: sdk.Finding{
 				Level: sdk.LevelBlock, Task: id, Subject: what,
-				Text: "its number is in use by " + h, Help: "end that one first",
+				Text: "its number is in use by " + h, Help: "end that one first, or pass --new-pid-namespace",
 			}})
 		}
 	}

@@ -13,7 +13,7 @@ enum { NOTIFY = 40 };
 static pid_t self, session, group, worker_tid, child, member, dead;
 static int owned[2], group_owned[2], gone_owned[2];
 static volatile sig_atomic_t notified, ready_io;
-static volatile int wrong_thread;
+static volatile int wrong_thread, finishing, thread_signal_of;
 
 static void on_notify(int sig)
 {
@@ -40,7 +40,17 @@ static void *worker(void *arg)
 	for (;;) {
 		if (tid() != worker_tid)
 			bad("thread %d was %d", tid(), worker_tid);
-		poll(NULL, 0, 1000);
+		poll(NULL, 0, 5);
+		if (finishing && thread_signal_of == 0) {
+			sigset_t own;
+			siginfo_t info = {0};
+			struct timespec none = {0, 0};
+			sigemptyset(&own);
+			sigaddset(&own, SIGUSR2);
+			if (sigtimedwait(&own, &info, &none) != SIGUSR2)
+				info.si_pid = -1;
+			thread_signal_of = info.si_pid;
+		}
 	}
 	return NULL;
 }
@@ -55,7 +65,9 @@ static void child_main(void)
 	check(syscall(SYS_tgkill, self, worker_tid, SIGUSR2) == 0);
 	pid_t me = getpid();
 	for (;;) {
-		if (getpid() != me || getppid() != self || getpgrp() != me || getsid(0) != session)
+		/* Once the root has ended the child has another parent, for a moment. */
+		pid_t parent = asked("abandon") ? self : getppid();
+		if (getpid() != me || parent != self || getpgrp() != me || getsid(0) != session)
 			bad("child %d was %d, parent %d, group %d, session %d", getpid(), me, getppid(), getpgrp(), getsid(0));
 		pause_ms(5);
 	}
@@ -197,6 +209,11 @@ static void finish(int leave)
 	if (sigtimedwait(&set, &info, &none) != SIGUSR1 || info.si_pid != child || info.si_value.sival_int != 77)
 		bad("pending signal of %d, want %d: %s", info.si_pid, child, strerror(errno));
 	int status = -1;
+	finishing = 1;
+	while (thread_signal_of == 0)
+		pause_ms(1);
+	if (thread_signal_of != child)
+		bad("pending signal of the thread is of %d, want %d", thread_signal_of, child);
 	/* An orphan comes to the first process of the namespace, or a subreaper. */
 	pid_t middle = fork();
 	if (middle == 0) {
