@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 
@@ -27,6 +28,9 @@ const enteredKey = "FIRN_MOUNT_NAMESPACE_ENTERED"
 // namespaces they fail with EXDEV.
 func EnterMountNamespace() error {
 	if os.Getenv(enteredKey) != "" {
+		// Named after the link that was executed until now; a name is no
+		// reason to fail.
+		_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 		return os.Unsetenv(enteredKey)
 	}
 	runtime.LockOSThread() // never unlocked: the thread must not run anything else

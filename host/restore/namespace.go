@@ -19,11 +19,11 @@ const initName = "firn-init"
 
 // namespace is a PID namespace that was made for the tree (pid_namespaces(7)).
 //
-// Its first process is a small init. It is a sibling of the root, for the root is a child of the
-// restorer as ever, and waits for the root by a pidfd. When the root ends, init
-// does, and the kernel ends everybody else in the namespace. It ignores SIGCHLD,
-// so that the kernel reaps the orphans that come to it, and no other signal from
-// inside reaches it.
+// Its first process is a small init. It is a sibling of the root, for the root
+// is a child of the restorer as ever, and waits for the root by a pidfd. When the
+// root ends, init does, and the kernel ends everybody else in the namespace. It
+// ignores SIGCHLD, so that the kernel reaps the orphans that come to it, and no
+// other signal from inside reaches it.
 type namespace struct {
 	seed *task.Seed
 	init task.HostPID
@@ -37,10 +37,14 @@ func (s *spawner) openNamespace() error {
 		return nil
 	}
 	_, err := s.ops.Syscall(s.seed.PID, s.seed.Gadget, unix.SYS_UNSHARE, unix.CLONE_NEWPID)
-	if errors.Is(err, unix.EPERM) {
+	switch {
+	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("create: CAP_SYS_ADMIN needed: %w", sdk.ErrNotPermitted)
-	}
-	if err != nil {
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("create: CONFIG_PID_NS needed: %w", sdk.ErrKernel)
+	case errors.Is(err, unix.ENOSPC):
+		return fmt.Errorf("create: raise user.max_pid_namespaces, or nest less than 32 levels: %w", err)
+	case err != nil:
 		return fmt.Errorf("create: %w", err)
 	}
 	s.ns = &namespace{seed: s.seed, root: s.tree.Root}

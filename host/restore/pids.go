@@ -30,9 +30,7 @@ func (r *flow) numbers() (*numbers, error) {
 		return readNumbers()
 	}
 	n := &numbers{holder: map[sdk.TaskID]string{}, fresh: true}
-	if r.tree.Root != initID {
-		n.holder[initID] = "the first process of the new PID namespace"
-	}
+	n.holder[initID] = "the init of a new PID namespace"
 	return n, nil
 }
 
@@ -90,11 +88,15 @@ func (n *numbers) used(id sdk.TaskID) bool { _, ok := n.holder[id]; return ok }
 // conflicts lists every process and thread of the tree whose number is taken.
 func (n *numbers) conflicts(tree *sdk.Tree) []failure.Line {
 	var out []failure.Line
+	help := "end that one first, or pass --new-pid-namespace"
+	if n.fresh {
+		help = "restore without --new-pid-namespace"
+	}
 	report := func(id sdk.TaskID, what string) {
 		if h, ok := n.holder[id]; ok {
 			out = append(out, failure.Line{Finding: sdk.Finding{
 				Level: sdk.LevelBlock, Task: id, Subject: what,
-				Text: "its number is in use by " + h, Help: "end that one first, or pass --new-pid-namespace",
+				Text: "its number is in use by " + h, Help: help,
 			}})
 		}
 	}

@@ -60,7 +60,8 @@ func (o *Ops) Clone(c *Clone) (HostPID, error) {
 	}
 	if c.Inside {
 		// clone3 returns the number in the creator's namespace; the event has
-		// the one in the tracer's (ptrace_event_pid, linux/ptrace.h).
+		// the one in the tracer's (ptrace_event_pid in linux/ptrace.h, since
+		// 3.17).
 		if err := setOptions(c.From, optTraceSysGood|optExitKill|optTraceFork|optTraceClone); err != nil {
 			return 0, fmt.Errorf("create task %d: trace clones of task %d: %w", c.ID, c.From, err)
 		}
