@@ -27,7 +27,9 @@ type Process struct {
 	// ID is the process's name in the image. Records use it.
 	ID TaskID
 	// PID is the live process's id as the plugin sees it now. In a checkpoint
-	// it is equal to ID.
+	// it is equal to ID. A restored tree may have a PID namespace of its own:
+	// then the task itself, and so a tape, knows it by another number, which is
+	// the last one of NSpid in /proc/PID/status.
 	PID int
 	// Parent is the ID of the parent; 0 for the root.
 	Parent TaskID

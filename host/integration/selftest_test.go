@@ -18,6 +18,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"threads": func(t *testing.T) *subject { return startC(t, "threads") },
 		"memory":  func(t *testing.T) *subject { return startC(t, "memory") },
 		"tree":    func(t *testing.T) *subject { return startC(t, "tree") },
+		"pidns":   func(t *testing.T) *subject { return startC(t, "pidns") },
 		"waits":   func(t *testing.T) *subject { return startC(t, "waits") },
 		"many":    func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
 		"tick":    func(t *testing.T) *subject { return startC(t, "tick") },

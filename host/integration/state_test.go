@@ -222,17 +222,19 @@ func TestListeners(t *testing.T) {
 	finishListeners(t, s)
 }
 
-// TestUTSNamespace: a program in its own UTS namespace keeps its host name.
+// TestUTSNamespace: two processes in a UTS namespace of their own keep its host
+// name.
 func TestUTSNamespace(t *testing.T) {
 	needs(t)
 	const script = `hostname firn-subject-host; exec "$0" -c '
 import os, time
 log = open("log", "a", buffering=1)
-log.write("ready\n")
+child = os.fork()
+if child: log.write("ready\n")
 n = 0
 while True:
     if os.uname().nodename != "firn-subject-host": log.write("bad: host name %s\n" % os.uname().nodename)
-    log.write("tick %d\n" % n)
+    if child: log.write("tick %d\n" % n)
     n += 1
     time.sleep(0.01)
 '`
@@ -246,6 +248,12 @@ while True:
 		t.Fatal(err)
 	}
 	s.cycle()
+	s.unharmed()
+	s.pause()
+	r := s.restoreCopy() // in which tasks call each other by other numbers
+	r.moves()
+	r.end()
+	s.resume()
 	s.unharmed()
 	link := filepath.Join("/proc", strconv.Itoa(s.PID), "ns/uts")
 	if now, err := os.Readlink(link); err != nil || now == own {

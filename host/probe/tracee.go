@@ -56,7 +56,7 @@ func traceSeed() traced {
 
 // startSeed executes the seed from memory: its file is gone before the task runs.
 func startSeed() (*exec.Cmd, error) {
-	image, _ := arch.Seed()
+	image, _, _ := arch.Seed()
 	fd, err := unix.MemfdCreate("firn-probe", unix.MFD_CLOEXEC|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 every memfd can be executed
 		fd, err = unix.MemfdCreate("firn-probe", unix.MFD_CLOEXEC)

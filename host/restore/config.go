@@ -12,6 +12,9 @@ type Config struct {
 	Image string
 	// LeaveStopped leaves every process stopped by SIGSTOP.
 	LeaveStopped bool
+	// NewPIDNamespace restores the tree into a PID namespace of its own. The
+	// process must have a mount namespace to itself ([EnterMountNamespace]).
+	NewPIDNamespace bool
 	// Timeout bounds everything up to the resume.
 	Timeout time.Duration
 	// PluginDirs are searched for plugins.
@@ -25,8 +28,11 @@ type Config struct {
 
 // Result is what "firn restore --json" prints.
 type Result struct {
-	Image       string         `json:"image"`
+	Image string `json:"image"`
+	// RootPID and InitPID are numbers of the caller's PID namespace. InitPID is
+	// the first process of the tree's own, if the root is not that itself.
 	RootPID     int            `json:"root_pid"`
+	InitPID     int            `json:"init_pid,omitempty"`
 	Tasks       int            `json:"tasks"`
 	Threads     int            `json:"threads"`
 	BytesMemory int64          `json:"bytes_memory"`

@@ -124,7 +124,7 @@ func (r *flow) decode() (err error) {
 	}
 	r.service.base = maxFD + 1
 	m := r.img.Manifest()
-	r.res.Image, r.res.RootPID = r.cfg.Image, int(m.RootPid)
+	r.res.Image, r.res.RootPID = r.cfg.Image, int(m.RootPid) // until it has another one here
 	r.res.Tasks, r.res.BytesMemory = len(r.tree.Processes), int64(r.img.Totals().BulkBytes)
 	for i := range r.tree.Processes {
 		r.res.Threads += len(r.tree.Processes[i].Threads)
@@ -168,7 +168,7 @@ func (r *flow) openSessions(ctx context.Context) error {
 
 // check finds out whether the tree can exist here, before anything is created.
 func (r *flow) check(ctx context.Context) (skeleton.Plan, error) {
-	nums, err := readNumbers()
+	nums, err := r.numbers()
 	if err != nil {
 		return skeleton.Plan{}, err
 	}

@@ -19,6 +19,19 @@ import (
 type numbers struct {
 	// holder maps a number to what holds it: "process 4711 (redis-server)".
 	holder map[sdk.TaskID]string
+	// fresh is set for a new PID namespace, in which neither the session nor
+	// the group of the restorer has a number.
+	fresh bool
+}
+
+// numbers tells which numbers are taken where the tree will live.
+func (r *flow) numbers() (*numbers, error) {
+	if !r.cfg.NewPIDNamespace {
+		return readNumbers()
+	}
+	n := &numbers{holder: map[sdk.TaskID]string{}, fresh: true}
+	n.holder[initID] = "the init of a new PID namespace"
+	return n, nil
 }
 
 // readNumbers lists every task of the machine. The kernel refuses to reuse a
@@ -75,11 +88,15 @@ func (n *numbers) used(id sdk.TaskID) bool { _, ok := n.holder[id]; return ok }
 // conflicts lists every process and thread of the tree whose number is taken.
 func (n *numbers) conflicts(tree *sdk.Tree) []failure.Line {
 	var out []failure.Line
+	help := "end that one first, or pass --new-pid-namespace"
+	if n.fresh {
+		help = "restore without --new-pid-namespace"
+	}
 	report := func(id sdk.TaskID, what string) {
 		if h, ok := n.holder[id]; ok {
 			out = append(out, failure.Line{Finding: sdk.Finding{
 				Level: sdk.LevelBlock, Task: id, Subject: what,
-				Text: "its number is in use by " + h, Help: "end that one first",
+				Text: "its number is in use by " + h, Help: help,
 			}})
 		}
 	}
@@ -95,6 +112,9 @@ func (n *numbers) conflicts(tree *sdk.Tree) []failure.Line {
 
 // outside describes the restorer to the skeleton.
 func (n *numbers) outside() (skeleton.Outside, error) {
+	if n.fresh {
+		return skeleton.Outside{Used: n.used}, nil
+	}
 	sid, err := unix.Getsid(0)
 	if err != nil {
 		return skeleton.Outside{}, fmt.Errorf("read own session: %w", err)

@@ -45,6 +45,10 @@ type flow struct {
 	regions  *regions
 	provided map[uint64]provided
 	created  []created
+	// pids are the processes that were created, by their numbers in the image.
+	pids map[sdk.TaskID]task.HostPID
+	// ns is the tree's own PID namespace; nil if it has none.
+	ns *namespace
 }
 
 // Run restores a tree. The root is a child of this process.
@@ -55,13 +59,13 @@ func Run(ctx context.Context, cfg Config) (*Running, Result, error) {
 		ctx, cancel = context.WithTimeoutCause(ctx, cfg.Timeout, fmt.Errorf("--timeout %v: %w", cfg.Timeout, sdk.ErrTimeout))
 		defer cancel()
 	}
-	r := &flow{cfg: cfg, provided: map[uint64]provided{}}
+	r := &flow{cfg: cfg, provided: map[uint64]provided{}, pids: map[sdk.TaskID]task.HostPID{}}
 	err := r.run(ctx)
 	r.res.TotalMS = ui.MS(time.Since(start))
 	if err != nil {
 		return nil, r.res, failure.Because(ctx, err)
 	}
-	return &Running{PID: r.res.RootPID}, r.res, nil
+	return &Running{PID: r.res.RootPID, Init: r.res.InitPID}, r.res, nil
 }
 
 func (r *flow) run(ctx context.Context) (err error) {
@@ -71,6 +75,12 @@ func (r *flow) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.tracer.Close()) }()
 	r.engine = task.NewEngine(r.tracer)
+	if r.cfg.NewPIDNamespace {
+		// Before there are plugins, which share it.
+		if err := aloneInMountNamespace(); err != nil {
+			return err
+		}
+	}
 
 	if err := r.open(ctx); err != nil {
 		return errors.Join(err, r.close(ctx, err))

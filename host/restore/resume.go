@@ -77,6 +77,11 @@ func (r *flow) resume(ctx context.Context) error {
 				}
 			}
 		}
+		if r.ns != nil {
+			if err := r.ns.start(o); err != nil {
+				return fmt.Errorf("PID namespace: %w", err)
+			}
+		}
 		var errs []error
 		for i := range r.tree.Processes {
 			if p := &r.tree.Processes[i]; !p.Zombie {

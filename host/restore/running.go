@@ -13,25 +13,42 @@ import (
 type Running struct {
 	// PID of the root.
 	PID int
+	// Init is the first process of the tree's own PID namespace, which is a
+	// child of this process, too; 0 if there is none.
+	Init int
 }
 
-// Wait waits for the root process and returns its wait status. When ctx ends
+// Wait waits for the root process and returns its wait status. A PID namespace
+// of the tree's own has ended by then, and everybody in it. When ctx ends
 // first, the tree goes on and the context's error is returned.
 func (r *Running) Wait(ctx context.Context) (unix.WaitStatus, error) {
-	pidfd, err := unix.PidfdOpen(r.PID, unix.PIDFD_NONBLOCK)
+	status, err := r.wait(ctx, r.PID)
+	if err != nil || r.Init == 0 {
+		return status, err
+	}
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if _, err := r.wait(ctx, r.Init); err != nil {
+		return status, fmt.Errorf("the root of the tree has ended, its PID namespace has not: %w", err)
+	}
+	return status, nil
+}
+
+func (r *Running) wait(ctx context.Context, pid int) (unix.WaitStatus, error) {
+	pidfd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil && !errors.Is(err, unix.ESRCH) {
-		return 0, fmt.Errorf("wait for task %d: pidfd: %w", r.PID, err)
+		return 0, fmt.Errorf("wait for task %d: pidfd: %w", pid, err)
 	}
 	if err == nil {
 		defer unix.Close(pidfd)
 	}
 	for {
 		var status unix.WaitStatus
-		pid, err := unix.Wait4(r.PID, &status, unix.WNOHANG, nil)
+		got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil)
 		if err != nil && !errors.Is(err, unix.EINTR) {
-			return 0, fmt.Errorf("wait for task %d: %w", r.PID, err)
+			return 0, fmt.Errorf("wait for task %d: %w", pid, err)
 		}
-		if pid == r.PID {
+		if got == pid {
 			return status, nil
 		}
 		if ctx.Err() != nil {
@@ -40,7 +57,7 @@ func (r *Running) Wait(ctx context.Context) (unix.WaitStatus, error) {
 		// A pidfd polls readable when the process has ended.
 		fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, int((200 * time.Millisecond).Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
-			return 0, fmt.Errorf("wait for task %d: %w", r.PID, err)
+			return 0, fmt.Errorf("wait for task %d: %w", pid, err)
 		}
 	}
 }

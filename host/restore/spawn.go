@@ -51,6 +51,9 @@ func (r *flow) spawn(ctx context.Context, plan skeleton.Plan) error {
 		if err := s.arrangeFDs(); err != nil {
 			return fmt.Errorf("seed: %w", err)
 		}
+		if err := s.openNamespace(); err != nil {
+			return fmt.Errorf("PID namespace: %w", err)
+		}
 		for _, step := range plan.Steps {
 			if err := ctx.Err(); err != nil {
 				return context.Cause(ctx)
@@ -59,6 +62,7 @@ func (r *flow) spawn(ctx context.Context, plan skeleton.Plan) error {
 				return err
 			}
 		}
+		r.res.RootPID = int(r.pids[r.tree.Root])
 		return s.silence()
 	})
 }
@@ -96,14 +100,14 @@ func (s *spawner) step(st skeleton.Step) error {
 }
 
 func (s *spawner) inTask(id sdk.TaskID, what string, nr int, args ...uint64) error {
-	if _, err := s.ops.Syscall(task.HostPID(id), s.seed.Gadget, nr, args...); err != nil {
+	if _, err := s.ops.Syscall(s.pids[id], s.seed.Gadget, nr, args...); err != nil {
 		return fmt.Errorf("task %d: %s: %w", id, what, err)
 	}
 	return nil
 }
 
 func (s *spawner) clone(st skeleton.Step) error {
-	c := &task.Clone{From: s.seed.PID, Gadget: s.seed.Gadget, Scratch: s.seed.Scratch, TID: task.HostPID(st.Task)}
+	c := &task.Clone{From: s.seed.PID, Gadget: s.seed.Gadget, Scratch: s.seed.Scratch, ID: task.NSPID(st.Task), Inside: s.ns != nil}
 	switch {
 	case st.From == skeleton.Host, st.Sibling:
 		c.Flags = unix.CLONE_PARENT // exit_signal is the creator's
@@ -111,18 +115,27 @@ func (s *spawner) clone(st skeleton.Step) error {
 		c.ExitSignal = s.exitSignal(st.Task)
 	}
 	if st.From != skeleton.Host {
-		c.From = task.HostPID(st.From)
+		c.From = s.pids[st.From]
 	}
-	if err := s.ops.Clone(c); err != nil {
+	pid, err := s.ops.Clone(c)
+	s.keep(st.Task, pid)
+	if err != nil {
 		return err
 	}
-	s.created = append(s.created, created{pid: c.TID, tids: []task.HostPID{c.TID}})
 	p := s.tree.Process(st.Task)
 	if p == nil || p.Zombie {
 		return nil
 	}
-	p.PID, p.Threads[0].TID = int(p.ID), int(p.ID)
+	p.PID, p.Threads[0].TID = int(pid), int(pid)
 	return s.mapRegion(p)
+}
+
+// keep takes note of a process that was created; 0 is none.
+func (s *spawner) keep(id sdk.TaskID, pid task.HostPID) {
+	if pid != 0 {
+		s.pids[id] = pid
+		s.created = append(s.created, created{pid: pid, tids: []task.HostPID{pid}})
+	}
 }
 
 // exitSignal is what the parent of a process gets when it ends.
@@ -174,7 +187,7 @@ func (s *spawner) exit(id sdk.TaskID) error {
 		return fmt.Errorf("task %d is not in the tree: %w", id, sdk.ErrCorrupt)
 	}
 	s.noisy[sdk.TaskID(h.Parent)] = true
-	if err := s.ops.Exit(task.HostPID(id), s.seed.Gadget, unix.WaitStatus(h.ExitStatus)); err != nil {
+	if err := s.ops.Exit(s.pids[id], s.seed.Gadget, unix.WaitStatus(h.ExitStatus)); err != nil {
 		return fmt.Errorf("task %d: end it as it had ended: %w", id, err)
 	}
 	return nil
@@ -182,13 +195,13 @@ func (s *spawner) exit(id sdk.TaskID) error {
 
 // remove ends a stand-in and has its parent reap it.
 func (s *spawner) remove(st skeleton.Step) error {
-	pid := task.HostPID(st.Task)
+	pid := s.pids[st.Task]
 	if err := s.ops.Kill(pid, []task.HostPID{pid}); err != nil {
 		return err
 	}
 	if st.Parent != skeleton.Host {
 		s.noisy[st.Parent] = true
-		if err := s.inTask(st.Parent, "reap a stand-in", unix.SYS_WAIT4, uint64(pid), 0, unix.WALL, 0); err != nil {
+		if err := s.inTask(st.Parent, "reap a stand-in", unix.SYS_WAIT4, uint64(st.Task), 0, unix.WALL, 0); err != nil {
 			return err
 		}
 	}

@@ -23,15 +23,15 @@ func (r *flow) cloneThreads(ctx context.Context) error {
 			for n := 1; n < len(p.Threads); n++ {
 				th := &p.Threads[n]
 				slice := r.regions.slice(p, n)
-				err := o.Clone(&task.Clone{
+				tid, err := o.Clone(&task.Clone{
 					From: task.HostPID(p.PID), Gadget: p.Reserved.Start + arch.TapeGadget(),
-					Scratch: slice.Addr, Mem: slice.Mem, Flags: threadFlags, TID: task.HostPID(th.ID),
+					Scratch: slice.Addr, Mem: slice.Mem, Flags: threadFlags, ID: task.NSPID(th.ID), Inside: r.ns != nil,
 				})
+				r.addThread(p.PID, tid)
 				if err != nil {
 					return fmt.Errorf("thread of task %d: %w", p.ID, err)
 				}
-				th.TID = int(th.ID)
-				r.addThread(p.PID, th.TID)
+				th.TID = int(tid)
 				if err := r.addTarget(o, p, n); err != nil {
 					return err
 				}
@@ -41,10 +41,13 @@ func (r *flow) cloneThreads(ctx context.Context) error {
 	})
 }
 
-func (r *flow) addThread(pid, tid int) {
+func (r *flow) addThread(pid int, tid task.HostPID) {
+	if tid == 0 {
+		return
+	}
 	for i := range r.created {
 		if r.created[i].pid == task.HostPID(pid) {
-			r.created[i].tids = append(r.created[i].tids, task.HostPID(tid))
+			r.created[i].tids = append(r.created[i].tids, tid)
 		}
 	}
 }

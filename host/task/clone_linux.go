@@ -26,8 +26,11 @@ type Clone struct {
 	// Flags of clone(2); CLONE_PTRACE is added.
 	Flags      uint64
 	ExitSignal int
-	// TID is the number that the new task shall have.
-	TID HostPID
+	// ID is the number that the new task shall have where it is born.
+	ID NSPID
+	// Inside says that it is born in another PID namespace than the host's:
+	// the kernel finds a free number for it here.
+	Inside bool
 }
 
 // cloneArgsSize is the size of struct clone_args with set_tid and cgroup
@@ -41,31 +44,45 @@ func (c *Clone) args() []byte {
 	le.PutUint64(b[32:], uint64(c.ExitSignal))
 	le.PutUint64(b[64:], c.Scratch+cloneArgsSize) // set_tid
 	le.PutUint64(b[72:], 1)                       // set_tid_size
-	le.PutUint32(b[cloneArgsSize:], uint32(c.TID))
+	le.PutUint32(b[cloneArgsSize:], uint32(c.ID))
 	return b
 }
 
-// Clone creates a task. The new one is traced and stopped before its first
-// instruction.
-func (o *Ops) Clone(c *Clone) error {
+// Clone creates a task and returns its number here. The new one is traced and
+// stopped before its first instruction. With an error, a number that is not 0
+// is that of a task to be killed.
+func (o *Ops) Clone(c *Clone) (HostPID, error) {
 	args := c.args()
 	if c.Mem != nil {
 		copy(c.Mem, args)
 	} else if err := writeMem(c.From, c.Scratch, args); err != nil {
-		return err
+		return 0, err
 	}
-	got, err := o.Syscall(c.From, c.Gadget, unix.SYS_CLONE3, c.Scratch, cloneArgsSize)
+	if c.Inside {
+		// clone3 returns the number in the creator's namespace; the event has
+		// the one in the tracer's (ptrace_event_pid in linux/ptrace.h, since
+		// 3.17).
+		if err := setOptions(c.From, optTraceSysGood|optExitKill|optTraceFork|optTraceClone); err != nil {
+			return 0, fmt.Errorf("create task %d: trace clones of task %d: %w", c.ID, c.From, err)
+		}
+	}
+	got, born, err := o.execute(c.From, c.Gadget, unix.SYS_CLONE3, c.Scratch, cloneArgsSize)
+	if !c.Inside {
+		born = HostPID(got)
+	}
 	switch {
 	case errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("create task %d: its number is taken: %w", c.TID, sdk.ErrInUse)
+		return 0, fmt.Errorf("create task %d: its number is taken: %w", c.ID, sdk.ErrInUse)
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("create task %d under its number: CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN needed: %w", c.TID, sdk.ErrNotPermitted)
+		return 0, fmt.Errorf("create task %d under its number: CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN needed: %w", c.ID, sdk.ErrNotPermitted)
 	case err != nil:
-		return fmt.Errorf("create task %d: clone3 in task %d: %w", c.TID, c.From, err)
-	case HostPID(got) != c.TID:
-		return fmt.Errorf("create task %d: the kernel gave it number %d: %w", c.TID, got, sdk.ErrUnsupported)
+		return 0, fmt.Errorf("create task %d: clone3 in task %d: %w", c.ID, c.From, err)
+	case born == 0:
+		return 0, fmt.Errorf("create task %d: the kernel did not tell its number: %w", c.ID, sdk.ErrKernel)
+	case !c.Inside && NSPID(born) != c.ID:
+		return born, fmt.Errorf("create task %d: the kernel gave it number %d: %w", c.ID, born, sdk.ErrUnsupported)
 	}
-	return o.AwaitStop(c.TID)
+	return born, o.AwaitStop(born)
 }
 
 func writeMem(tid HostPID, addr uint64, b []byte) error {
@@ -85,6 +102,8 @@ type Seed struct {
 	PID HostPID
 	// Gadget is the address of its system call instruction.
 	Gadget uint64
+	// Init is where the program of an init begins ([Ops.StartInit]).
+	Init uint64
 	// Scratch is free memory of it.
 	Scratch uint64
 }
@@ -96,7 +115,7 @@ const execFD = 200
 // StartSeed starts the seed, a child of this process, and stops it. The files
 // become its descriptors 0, 1, 2 ... and it has no others.
 func (o *Ops) StartSeed(files []*os.File) (*Seed, error) {
-	elf, gadget := arch.Seed()
+	elf, gadget, init := arch.Seed()
 	fd, err := unix.MemfdCreate("firn-seed", unix.MFD_CLOEXEC|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // before 6.3
 		fd, err = unix.MemfdCreate("firn-seed", unix.MFD_CLOEXEC)
@@ -123,7 +142,7 @@ func (o *Ops) StartSeed(files []*os.File) (*Seed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seed: execute: %w", err)
 	}
-	s := &Seed{PID: HostPID(pid), Gadget: gadget}
+	s := &Seed{PID: HostPID(pid), Gadget: gadget, Init: init}
 	if err := o.seizeSeed(s); err != nil {
 		_ = unix.Kill(pid, unix.SIGKILL)
 		return nil, errors.Join(err, reap(o.ctx, s.PID))

@@ -51,6 +51,8 @@ type target struct {
 	// postponed are signals that came in the middle of injected work and have
 	// to be sent again.
 	postponed []unix.Signal
+	// born is the task that the last call created, if that is traced.
+	born HostPID
 	// lost is set when the thread could not be stopped in injected work: it
 	// gets back by itself, for which what it runs on must stay mapped.
 	lost bool

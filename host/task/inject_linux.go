@@ -32,6 +32,12 @@ func (t *target) stepThrough(ctx context.Context) error {
 			stops++
 		case s.isSignal():
 			t.postponed = append(t.postponed, s.signal())
+		case s.isNewTask():
+			msg, err := eventMessage(t.tid)
+			if err != nil {
+				return err
+			}
+			t.born = HostPID(msg)
 		}
 		// Event stops that were still queued are passed over.
 	}

@@ -64,31 +64,38 @@ func (o *Ops) AwaitStop(tid HostPID) error {
 // Syscall has a stopped task execute one system call with the instruction at
 // gadget. Registers but the result are put back.
 func (o *Ops) Syscall(tid HostPID, gadget uint64, nr int, args ...uint64) (uint64, error) {
+	got, _, err := o.execute(tid, gadget, nr, args...)
+	return got, err
+}
+
+// execute is Syscall that returns the task, too, which the call has created, if
+// that is traced.
+func (o *Ops) execute(tid HostPID, gadget uint64, nr int, args ...uint64) (got uint64, born HostPID, err error) {
 	regs, err := arch.GetRegs(int(tid))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	call := regs
 	var six [6]uint64
 	copy(six[:], args)
 	call.SetCall(gadget, nr, six)
 	if err := arch.SetRegs(int(tid), &call); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	t := &target{tid: tid}
 	if err := t.stepThrough(o.ctx); err != nil {
-		return 0, err
+		return 0, t.born, err
 	}
 	if call, err = arch.GetRegs(int(tid)); err != nil {
-		return 0, err
+		return 0, t.born, err
 	}
 	if err := arch.SetRegs(int(tid), &regs); err != nil {
-		return 0, err
+		return 0, t.born, err
 	}
 	if r := call.Result(); r < 0 && r >= -4095 {
-		return 0, unix.Errno(-r)
+		return 0, 0, unix.Errno(-r)
 	}
-	return uint64(call.Result()), nil
+	return uint64(call.Result()), t.born, nil
 }
 
 // Context is everything of a thread that only its tracer can set.
@@ -117,6 +124,29 @@ func (o *Ops) SetContext(tid HostPID, c *Context) error {
 		return fmt.Errorf("task %d: set registers: %w", tid, err)
 	}
 	return nil
+}
+
+// Write writes to memory of a stopped task.
+func (o *Ops) Write(tid HostPID, addr uint64, b []byte) error { return writeMem(tid, addr, b) }
+
+// StartInit lets a clone of the seed go as the first process of its PID
+// namespace: from pc, which is [Seed.Init], with the stack pointer sp, at which
+// a struct pollfd lies.
+func (o *Ops) StartInit(pid HostPID, pc, sp uint64) error {
+	regs, err := arch.GetRegs(int(pid))
+	if err != nil {
+		return err
+	}
+	regs.SetPC(pc)
+	regs.SetSP(sp)
+	if err := arch.SetRegs(int(pid), &regs); err != nil {
+		return err
+	}
+	// Signals that are not blocked are ignored by an init (signal(7)).
+	if err := setSignalMask(pid, 0); err != nil {
+		return err
+	}
+	return o.Detach(pid)
 }
 
 // BlockSignals blocks all signals of a stopped thread.

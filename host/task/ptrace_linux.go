@@ -50,6 +50,11 @@ func ptrace(req int, tid HostPID, addr, data uintptr) error {
 func seize(tid HostPID, opts uintptr) error { return ptrace(ptraceSeize, tid, 0, opts) }
 func interrupt(tid HostPID) error           { return ptrace(ptraceInterrupt, tid, 0, 0) }
 
+// setOptions sets the options of a stopped tracee, which its children inherit.
+func setOptions(tid HostPID, opts uintptr) error {
+	return ptrace(unix.PTRACE_SETOPTIONS, tid, 0, opts)
+}
+
 func cont(tid HostPID, sig unix.Signal) error {
 	return ptrace(unix.PTRACE_CONT, tid, 0, uintptr(sig))
 }

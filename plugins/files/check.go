@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/firn-cr/firn/plugins/files/filespb"
 	"github.com/firn-cr/firn/sdk"
@@ -45,6 +46,10 @@ func (p *plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk
 		n := im.named[i]
 		c.add(n.object)(checkNamed(n.msg))
 		c.add(n.object)(checkLocks(n.msg))
+		if n.msg.GetProcess() != 0 && req.Enabled(newPIDNamespace) {
+			c.add(n.object)(sdk.LevelNote, fmt.Sprintf("%s of task %d in /proc: is that of the host, with the numbers of the host",
+				n.msg.GetPath(), n.msg.GetProcess()), "")
+		}
 		return nil
 	})
 	if err != nil {

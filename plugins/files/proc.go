@@ -12,6 +12,10 @@ import (
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
+// newPIDNamespace is the flag of a restore by which the tree gets a PID namespace
+// of its own.
+const newPIDNamespace = "new-pid-namespace"
+
 // mountTable are the mounts of this process, by id.
 type mountTable struct {
 	once sync.Once

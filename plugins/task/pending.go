@@ -43,7 +43,7 @@ func pendingSignals(queue [][]byte, set uint64) ([]*taskpb.QueuedSignal, error) 
 }
 
 // queue says where signals are sent to: the numbers of the process and, unless
-// it is the process's own queue, of the thread.
+// it is the process's own queue, of the thread, as these see them themselves.
 type queue struct{ tgid, tid int }
 
 // sendPending queues the signals again, in their order. It must run in the

@@ -15,7 +15,9 @@ import (
 
 // savedProcess is a process of the image with its records.
 type savedProcess struct {
-	proc    *sdk.Process
+	proc *sdk.Process
+	// own is the process with the numbers that it sees itself.
+	own     *sdk.Process
 	rec     *taskpb.Process
 	threads []savedThread
 }
@@ -46,7 +48,7 @@ func load(req *sdk.RestoreRequest) ([]*savedProcess, error) {
 }
 
 func loadProcess(records sdk.Records, p *sdk.Process, filters []*taskpb.SeccompFilter) (*savedProcess, error) {
-	s := &savedProcess{proc: p}
+	s := &savedProcess{proc: p, own: p}
 	threads := make(map[uint32]*taskpb.Thread, len(p.Threads))
 	for r, err := range records.Object(uint64(p.ID)) {
 		if err != nil {
@@ -95,6 +97,9 @@ func (*plugin) RestoreTasks(ctx context.Context, req *sdk.RestoreRequest) error 
 	if err != nil {
 		return err
 	}
+	if err := readOwnNumbers(saved); err != nil {
+		return err
+	}
 	login, err := readOptional(selfPID, "loginuid", 10, loginUnset)
 	if err != nil {
 		return err
@@ -129,10 +134,10 @@ func setProcess(s *script, p *savedProcess, withIDs bool) error {
 		return err
 	}
 	setProcessAttributes(s, p.rec)
-	if err := createPosixTimers(s, p.proc, p.rec.GetPosixTimers(), withIDs); err != nil {
+	if err := createPosixTimers(s, p.own, p.rec.GetPosixTimers(), withIDs); err != nil {
 		return err
 	}
-	return sendPending(s, queue{tgid: p.proc.PID}, p.rec.GetPending())
+	return sendPending(s, queue{tgid: p.own.PID}, p.rec.GetPending())
 }
 
 // setThread sets what belongs to a thread and takes away no rights.
@@ -143,7 +148,7 @@ func setThread(s *script, p *savedProcess, t *savedThread) error {
 	setAddresses(s, t.rec)
 	setThreadAttributes(s, t.rec)
 	setMemoryPolicy(s, t.rec)
-	return sendPending(s, queue{tgid: p.proc.PID, tid: t.TID}, t.rec.GetPending())
+	return sendPending(s, queue{tgid: p.own.PID, tid: p.ownTID(t.ID)}, t.rec.GetPending())
 }
 
 // eachThread builds a script for every thread and runs all of them at once.

@@ -83,7 +83,7 @@ func restoresTimerIDs() bool {
 }
 
 // createPosixTimers creates the timers with their ids, not armed. A new
-// process has none.
+// process has none. p has the numbers that the process sees itself.
 func createPosixTimers(s *script, p *sdk.Process, timers []*taskpb.PosixTimer, withIDs bool) error {
 	if len(timers) == 0 {
 		return nil

@@ -73,7 +73,8 @@ func create(ns *utspb.Namespace) *tape.Tape {
 	return t
 }
 
-// join is the tape that enters the namespace of another process.
+// join is the tape that enters the namespace of another process, by the number
+// that the processes of the tree see.
 func join(pid int) *tape.Tape {
 	t := &tape.Tape{}
 	fd := t.Call(unix.SYS_PIDFD_OPEN, tape.Imm(pid), tape.Imm(0))

@@ -6,6 +6,7 @@ import (
 
 	"github.com/firn-cr/firn/plugins/uts/utspb"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
@@ -23,8 +24,15 @@ func (*plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) e
 			return fmt.Errorf("uts namespace of task %d: %w", tasks[0].ID, err)
 		}
 		creators = append(creators, tape.Run{TID: tasks[0].PID, Tape: create(ns)})
+		if len(tasks) == 1 {
+			continue
+		}
+		status, err := procfs.Status(tasks[0].PID)
+		if err != nil {
+			return fmt.Errorf("uts namespace of task %d: %w", tasks[0].ID, err)
+		}
 		for _, p := range tasks[1:] {
-			members = append(members, tape.Run{TID: p.PID, Tape: join(tasks[0].PID)})
+			members = append(members, tape.Run{TID: p.PID, Tape: join(status.OwnPid())})
 		}
 	}
 	if err := run(ctx, req.Host, "create", creators); err != nil {

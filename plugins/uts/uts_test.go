@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"testing"
 
 	"github.com/firn-cr/firn/plugins/internal/tracetest"
 	"github.com/firn-cr/firn/plugins/uts/utspb"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
@@ -30,7 +32,7 @@ func request(h sdk.Host, ns *utspb.Namespace) *sdk.RestoreRequest {
 	if ns != nil {
 		_ = records.Emit(context.Background(), kindNamespace, 9, ns)
 	}
-	tree := &sdk.Tree{Root: 1, Processes: []sdk.Process{{ID: 1, PID: 11, Zombie: true}, {ID: 2, PID: 12}, {ID: 3, PID: 13}}}
+	tree := &sdk.Tree{Root: 1, Processes: []sdk.Process{{ID: 1, PID: 11, Zombie: true}, {ID: 2, PID: os.Getpid()}, {ID: 3, PID: 13}}}
 	return &sdk.RestoreRequest{Records: records, Session: &sdk.Session{Tree: tree, Host: h, Resources: []sdk.Resource{
 		{Kind: sdk.KindNamespace, Object: 9, Namespace: &sdk.Namespace{Name: "uts", Tasks: []sdk.TaskID{1, 2, 3, 4}}},
 		{Kind: sdk.KindNamespace, Object: 10, Namespace: &sdk.Namespace{Name: "uts", Tasks: []sdk.TaskID{1}}},
@@ -43,10 +45,14 @@ func TestRestoreTapes(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The zombie is in no namespace; the first that lives creates, the other joins.
-	if len(h.runs) != 2 || h.runs[0].TID != 12 || h.runs[1].TID != 13 {
+	if len(h.runs) != 2 || h.runs[0].TID != os.Getpid() || h.runs[1].TID != 13 {
 		t.Fatalf("runs %v", h.runs)
 	}
-	if h.runs[1].Tape.Calls[0].Args[0].Value != 12 {
+	status, err := procfs.Status(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.runs[1].Tape.Calls[0].Args[0].Value != uint64(status.OwnPid()) {
 		t.Errorf("joins task %d", h.runs[1].Tape.Calls[0].Args[0].Value)
 	}
 }

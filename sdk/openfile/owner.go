@@ -45,7 +45,7 @@ func liveID(tree *sdk.Tree, o kern.FileOwner, id func(*sdk.Process) int) int {
 		case o.Type == kern.OwnerPID && id(p) == o.ID:
 			return p.PID
 		case o.Type == kern.OwnerPGRP && int(p.PGID) == o.ID:
-			return groupID(tree, p.PGID)
+			return groupID(p)
 		case o.Type == kern.OwnerTID:
 			if j := slices.IndexFunc(p.Threads, func(t sdk.Thread) bool { return int(t.ID) == o.ID }); j >= 0 {
 				return p.Threads[j].TID
@@ -55,13 +55,15 @@ func liveID(tree *sdk.Tree, o kern.FileOwner, id func(*sdk.Process) int) int {
 	return 0
 }
 
-// groupID is the process group now. Its leader may have ended; the numbers of
-// a restored tree are the old ones then.
-func groupID(tree *sdk.Tree, group sdk.TaskID) int {
-	if p := tree.Process(group); p != nil {
-		return p.PID
+// groupID is the process group of a process as it is called here. Its leader may
+// have ended, and with a PID namespace of the tree's own only the kernel knows
+// its number then. The zombie of another user tells it as well.
+func groupID(p *sdk.Process) int {
+	id, err := unix.Getpgid(p.PID)
+	if err != nil {
+		return 0
 	}
-	return int(group)
+	return id
 }
 
 // State is what has to be set on a description when all tasks exist: its owner

@@ -62,6 +62,20 @@ func Status(pid int) (TaskStatus, error) {
 	return readAndParse(pid, "status", ParseStatus)
 }
 
+// OwnPid is the number by which the task knows itself: the one in its own PID
+// namespace (NSpid, since Linux 4.1).
+func (s *TaskStatus) OwnPid() int { return innermost(s.NSpid, s.Pid) }
+
+// OwnTgid is the number by which the task knows its process.
+func (s *TaskStatus) OwnTgid() int { return innermost(s.NStgid, s.Tgid) }
+
+func innermost(ids []int, otherwise int) int {
+	if len(ids) == 0 {
+		return otherwise
+	}
+	return ids[len(ids)-1]
+}
+
 // ParseStatus parses the content of /proc/PID/status.
 func ParseStatus(b []byte) (TaskStatus, error) {
 	s := TaskStatus{Umask: -1, UntagMask: ^uint64(0)}

@@ -25,7 +25,13 @@ lets it go on. It waits for the root process and passes on its exit status;
 with -d it returns as soon as the tree runs.
 
 Nothing is created before the whole image has been verified. When anything
-fails before the tree runs, every task that was created is ended.`,
+fails before the tree runs, every task that was created is ended.
+
+With --new-pid-namespace the tree sees its old process ids in a PID namespace of
+its own, where they are always free; the host sees others, and those are what
+restore prints. The namespace ends with the root process, and everybody in it.
+The tree gets a mount namespace of its own as well, with the mounts of the caller
+and its own /proc.`,
 		Example: "  firn restore app.firn\n  firn restore -d --pidfile app.pid app.firn",
 		Args:    oneArg("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -37,6 +43,11 @@ fails before the tree runs, every task that was created is ended.`,
 				return err
 			}
 			cfg.PluginDirs = dispatch.PluginDirs()
+			if cfg.NewPIDNamespace {
+				if err := restore.EnterMountNamespace(); err != nil {
+					return &commandError{"restore " + cfg.Image, err}
+				}
+			}
 			progress := ui.NewProgress(os.Stderr)
 			cfg.Progress = progress.Show
 			tree, res, err := restore.Run(cmd.Context(), cfg)
@@ -62,6 +73,7 @@ fails before the tree runs, every task that was created is ended.`,
 	f.BoolVarP(&detach, "detach", "d", false, "return when the tree runs")
 	f.StringVar(&pidfile, "pidfile", "", "write the root's process id into this file")
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP)")
+	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
 	f.Bool("host-clocks", false, "do not continue CLOCK_MONOTONIC and CLOCK_BOOTTIME: let the tree see those of this machine")
 	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "give up, and end what was created, after this time")

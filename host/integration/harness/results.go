@@ -31,6 +31,7 @@ type Checkpoint struct {
 type Restore struct {
 	Image       string         `json:"image"`
 	RootPID     int            `json:"root_pid"`
+	InitPID     int            `json:"init_pid"`
 	Tasks       int            `json:"tasks"`
 	Threads     int            `json:"threads"`
 	BytesMemory int64          `json:"bytes_memory"`

@@ -16,7 +16,7 @@ import (
 func TestSeedRuns(t *testing.T) {
 	gate.Cap(t, unix.CAP_SYS_PTRACE)
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	image, gadget := Seed()
+	image, gadget, _ := Seed()
 	path := filepath.Join(t.TempDir(), "seed")
 	check(t, os.WriteFile(path, image, 0o700))
 	cmd := exec.Command(path)

@@ -8,7 +8,7 @@ import (
 )
 
 func TestSeedELF(t *testing.T) {
-	image, syscallAddr := Seed()
+	image, syscallAddr, initAddr := Seed()
 	f, err := elf.NewFile(bytes.NewReader(image))
 	if err != nil {
 		t.Fatal(err)
@@ -26,5 +26,8 @@ func TestSeedELF(t *testing.T) {
 	}
 	if code := image[f.Entry-p.Vaddr:]; !bytes.HasPrefix(code, seedCode) {
 		t.Errorf("entry %#x", f.Entry)
+	}
+	if code := image[initAddr-p.Vaddr:]; !bytes.Equal(code, initCode) {
+		t.Errorf("no program of an init at %#x", initAddr)
 	}
 }
