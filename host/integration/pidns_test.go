@@ -293,3 +293,12 @@ func adoptedInits() []int {
 	}
 	return found
 }
+
+// TestNewPIDNamespaceSeccomp: a program under seccomp.
+func TestNewPIDNamespaceSeccomp(t *testing.T) {
+	s := startC(t, "seccomp", "full")
+	s.checkpoint()
+	r := s.restoreCopy()
+	r.moves()
+	r.end()
+}

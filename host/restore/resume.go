@@ -82,8 +82,10 @@ func (r *flow) resume(ctx context.Context) error {
 				return fmt.Errorf("PID namespace: %w", err)
 			}
 		}
+		// The root last: should the host be killed in the middle, the kernel
+		// ends the root, and with it the PID namespace, if the tree has one.
 		var errs []error
-		for i := range r.tree.Processes {
+		for i := len(r.tree.Processes) - 1; i >= 0; i-- {
 			if p := &r.tree.Processes[i]; !p.Zombie {
 				errs = append(errs, r.letGo(o, p))
 			}

@@ -62,7 +62,8 @@ func (o *Ops) Clone(c *Clone) (HostPID, error) {
 		// clone3 returns the number in the creator's namespace; the event has
 		// the one in the tracer's (ptrace_event_pid in linux/ptrace.h, since
 		// 3.17).
-		if err := setOptions(c.From, optTraceSysGood|optExitKill|optTraceFork|optTraceClone); err != nil {
+		err := suspended(opsOptions|optTraceFork|optTraceClone, func(opts uintptr) error { return setOptions(c.From, opts) })
+		if err != nil {
 			return 0, fmt.Errorf("create task %d: trace clones of task %d: %w", c.ID, c.From, err)
 		}
 	}

@@ -30,17 +30,23 @@ func (t *Tracer) With(ctx context.Context, fn func(*Ops) error) error {
 // filters they are given are not asked about them until they are let go, if the
 // host may have that: where it may not, no filter can be restored.
 func (o *Ops) Seize(tid HostPID) error {
-	err := seize(tid, opsOptions|optSuspendSeccomp)
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
-		err = seize(tid, opsOptions)
-	}
-	if err != nil {
+	if err := suspended(opsOptions, func(opts uintptr) error { return seize(tid, opts) }); err != nil {
 		return fmt.Errorf("seize task %d: %w", tid, err)
 	}
 	if err := interrupt(tid); err != nil {
 		return fmt.Errorf("interrupt task %d: %w", tid, err)
 	}
 	return o.AwaitStop(tid)
+}
+
+// suspended sets ptrace options with PTRACE_O_SUSPEND_SECCOMP, or without where
+// the host may not have that.
+func suspended(opts uintptr, set func(opts uintptr) error) error {
+	err := set(opts | optSuspendSeccomp)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
+		err = set(opts)
+	}
+	return err
 }
 
 // AwaitStop waits for the event stop of a task.

@@ -13,14 +13,7 @@ import (
 	"github.com/firn-cr/firn/host/restore"
 )
 
-func newRestore(g *global) *cobra.Command {
-	cfg := restore.Config{}
-	var detach bool
-	var pidfile string
-	cmd := &cobra.Command{
-		Use:   "restore IMAGE",
-		Short: "Bring a process tree back from an image",
-		Long: `Restore creates the process tree of IMAGE again, under its old process ids, and
+const restoreHelp = `Restore creates the process tree of IMAGE again, under its old process ids, and
 lets it go on. It waits for the root process and passes on its exit status;
 with -d it returns as soon as the tree runs.
 
@@ -31,7 +24,16 @@ With --new-pid-namespace the tree sees its old process ids in a PID namespace of
 its own, where they are always free; the host sees others, and those are what
 restore prints. The namespace ends with the root process, and everybody in it.
 The tree gets a mount namespace of its own as well, with the mounts of the caller
-and its own /proc.`,
+and its own /proc.`
+
+func newRestore(g *global) *cobra.Command {
+	cfg := restore.Config{}
+	var detach bool
+	var pidfile string
+	cmd := &cobra.Command{
+		Use:     "restore IMAGE",
+		Short:   "Bring a process tree back from an image",
+		Long:    restoreHelp,
 		Example: "  firn restore app.firn\n  firn restore -d --pidfile app.pid app.firn",
 		Args:    oneArg("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
