@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -225,13 +226,19 @@ func checkTree(t *imagepb.HostTree) error {
 			return fmt.Errorf("process %d with parent %d is out of order", p.Id, p.Parent)
 		case p.State < imagepb.State_STATE_RUNNING || p.State > imagepb.State_STATE_ZOMBIE:
 			return fmt.Errorf("process %d has state %d", p.Id, p.State)
-		case (p.State == imagepb.State_STATE_ZOMBIE) != (len(p.Threads) == 0) || len(p.Threads) > 0 && p.Threads[0] != p.Id:
+		case (p.State == imagepb.State_STATE_ZOMBIE) != (len(p.Threads) == 0) || slices.Contains(p.Threads[min(1, len(p.Threads)):], p.Id):
 			return fmt.Errorf("process %d has wrong threads", p.Id)
+		case len(p.Threads) > 0 && p.Threads[0] != p.Id && p.ExitStatus&^0xff00 != 0:
+			return fmt.Errorf("the main thread of process %d has ended with status %#x, which is not one of exit(2)", p.Id, p.ExitStatus)
 		case p.ReservedEnd < p.ReservedStart:
 			return fmt.Errorf("process %d has a reserved range that ends before it starts", p.Id)
 		}
 		known[p.Id] = true
-		for _, id := range p.Threads {
+		threads := p.Threads
+		if len(threads) == 0 || threads[0] != p.Id {
+			threads = append([]uint32{p.Id}, threads...) // has ended, but has its number
+		}
+		for _, id := range threads {
 			if id == 0 || seen[id] {
 				return fmt.Errorf("thread %d occurs twice", id)
 			}

@@ -147,6 +147,9 @@ func (c *imageCheck) run() {
 		c.checkScheduling(t)
 		c.checkThread(t)
 	}
+	if c.p.main != nil {
+		c.checkCredentials(c.p.main)
+	}
 }
 
 func (c *imageCheck) checkLimits() {

@@ -99,9 +99,17 @@ func credentialsNow(tid int) (*taskpb.Credentials, error) {
 
 // verifyRights reads the credentials of all threads back.
 func verifyRights(ctx context.Context, saved []*savedProcess) error {
-	threads := threadsOf(saved, func(p *savedProcess) int { return len(p.threads) })
+	var threads []*savedThread
+	for _, p := range saved {
+		if p.main != nil {
+			threads = append(threads, p.main)
+		}
+		for i := range p.threads {
+			threads = append(threads, &p.threads[i])
+		}
+	}
 	return inParallel(ctx, len(threads), func(i int) error {
-		t := &threads[i].process.threads[threads[i].index]
+		t := threads[i]
 		got, err := credentialsNow(t.TID)
 		if err == nil {
 			err = verifyCredentials(got, t.rec.GetCredentials())
