@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/sdk/kern"
 	pb "github.com/firn-cr/firn/sdk/proto/pluginpb"
 )
 
@@ -66,11 +67,11 @@ func (p pidfds) get(pid, target int) (int, error) {
 	pidfd, ok := p[pid]
 	if !ok {
 		var err error
-		if pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
+		if pidfd, err = kern.OpenPidfd(pid); err != nil {
 			if errors.Is(err, unix.ESRCH) {
 				err = fmt.Errorf("%w: %w", ErrTaskGone, err)
 			}
-			return -1, fmt.Errorf("pidfd_open: %w", err)
+			return -1, err
 		}
 		p[pid] = pidfd
 	}

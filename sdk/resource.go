@@ -26,10 +26,14 @@ func (t *Tree) Process(id TaskID) *Process {
 type Process struct {
 	// ID is the process's name in the image. Records use it.
 	ID TaskID
-	// PID is the live process's id as the plugin sees it now. In a checkpoint
-	// it is equal to ID. A restored tree may have a PID namespace of its own:
-	// then the task itself, and so a tape, knows it by another number, which is
-	// the last one of NSpid in /proc/PID/status.
+	// PID is the task by which the plugin reaches the live process now: in
+	// /proc, with tapes, by kcmp(2). In a checkpoint it is equal to ID, unless
+	// the main thread has exited ([Process.MainExited]): then it is the id of
+	// another thread, for /proc shows neither memory nor files of the main one
+	// any more. pidfd_open(2) wants PIDFD_THREAD for such (since Linux 6.9). A
+	// restored tree may have a PID namespace of its own: then the task itself,
+	// and so a tape, knows it by another number, which is the last one of NSpid
+	// in /proc/PID/status.
 	PID int
 	// Parent is the ID of the parent; 0 for the root.
 	Parent TaskID
@@ -39,13 +43,19 @@ type Process struct {
 	Comm string
 	// Zombie processes have no threads, memory or files.
 	Zombie bool
-	// Threads has the main thread first. Until the threads are created (before
-	// FileLinker) only the main thread's PID is valid.
+	// Threads has the main thread first, unless it has exited. Until the
+	// threads are created (before FileLinker) only PID is valid.
 	Threads []Thread
 	// Reserved is a range of the address space that belongs to the host while
 	// a restore lasts. It overlaps nothing of the checkpointed process.
 	Reserved AddrRange
 }
+
+// MainExited tells whether the main thread has ended while others run, by
+// pthread_exit(3) in main for example. It stays a zombie, with a name and
+// credentials, until the others have ended, and is not among Threads. In a
+// restore there is one until the seal: PID is its id till then.
+func (p *Process) MainExited() bool { return len(p.Threads) > 0 && p.Threads[0].ID != p.ID }
 
 // Thread is one task.
 type Thread struct {

@@ -19,7 +19,7 @@ func treeOf(procs []*task.Process) *sdk.Tree {
 	tree := &sdk.Tree{Root: sdk.TaskID(procs[0].PID)}
 	for _, p := range procs {
 		q := sdk.Process{
-			ID: sdk.TaskID(p.PID), PID: int(p.PID), Parent: sdk.TaskID(p.Parent),
+			ID: sdk.TaskID(p.PID), PID: int(p.Live()), Parent: sdk.TaskID(p.Parent),
 			PGID: sdk.TaskID(p.PGID), SID: sdk.TaskID(p.SID), Comm: p.Comm, Zombie: p.State == task.Zombie,
 		}
 		for _, th := range p.Threads {
@@ -40,8 +40,8 @@ func hostFindings(procs []*task.Process) []failure.Line {
 		}})
 	}
 	for _, p := range procs {
-		if p.State != task.Zombie && (len(p.Threads) == 0 || p.Threads[0].TID != p.PID) {
-			block(p.PID, "process", "its main thread has exited while others run: not carried yet")
+		if p.State != task.Zombie && len(p.Threads) == 0 {
+			block(p.PID, "process", "is about to end")
 		}
 		if p.State == task.Zombie && p.PID == procs[0].PID {
 			block(p.PID, "process", "has ended already")
@@ -93,8 +93,9 @@ func (f *flow) hostRecords() error {
 		case task.Stopped:
 			h.State, h.StopSignal = imagepb.State_STATE_STOPPED, uint32(p.StopSignal)
 		case task.Zombie:
-			h.State, h.ExitStatus = imagepb.State_STATE_ZOMBIE, uint32(p.ExitStatus)
+			h.State = imagepb.State_STATE_ZOMBIE
 		}
+		h.ExitStatus = uint32(p.ExitStatus)
 		for _, th := range p.Threads {
 			records.Threads = append(records.Threads, &imagepb.HostThread{
 				Id: uint32(th.TID), Process: uint32(p.PID), Arch: arch.Name,

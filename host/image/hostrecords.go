@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -211,6 +212,21 @@ func checkObject(o Object, process map[uint32]bool, slots map[sdk.FDRef]bool) er
 	return nil
 }
 
+// checkProcess checks what a process says of itself.
+func checkProcess(p *imagepb.HostProcess) error {
+	switch {
+	case p.State < imagepb.State_STATE_RUNNING || p.State > imagepb.State_STATE_ZOMBIE:
+		return fmt.Errorf("process %d has state %d", p.Id, p.State)
+	case (p.State == imagepb.State_STATE_ZOMBIE) != (len(p.Threads) == 0) || slices.Contains(p.Threads[min(1, len(p.Threads)):], p.Id):
+		return fmt.Errorf("process %d has wrong threads", p.Id)
+	case len(p.Threads) > 0 && p.Threads[0] != p.Id && p.ExitStatus&^0xff00 != 0:
+		return fmt.Errorf("the main thread of process %d has ended with status %#x, which is not one of exit(2)", p.Id, p.ExitStatus)
+	case p.ReservedEnd < p.ReservedStart:
+		return fmt.Errorf("process %d has a reserved range that ends before it starts", p.Id)
+	}
+	return nil
+}
+
 func checkTree(t *imagepb.HostTree) error {
 	if t == nil {
 		return errors.New("there is no tree")
@@ -218,20 +234,21 @@ func checkTree(t *imagepb.HostTree) error {
 	seen := map[uint32]bool{} // processes and threads share the numbers
 	known := map[uint32]bool{}
 	for n, p := range t.Processes {
-		switch {
-		case p.Id == 0 || known[p.Id]:
+		if p.Id == 0 || known[p.Id] {
 			return fmt.Errorf("process %d occurs twice", p.Id)
-		case (n == 0) != (p.Id == t.Root) || (n == 0) != (p.Parent == 0) || n > 0 && !known[p.Parent]:
+		}
+		if (n == 0) != (p.Id == t.Root) || (n == 0) != (p.Parent == 0) || n > 0 && !known[p.Parent] {
 			return fmt.Errorf("process %d with parent %d is out of order", p.Id, p.Parent)
-		case p.State < imagepb.State_STATE_RUNNING || p.State > imagepb.State_STATE_ZOMBIE:
-			return fmt.Errorf("process %d has state %d", p.Id, p.State)
-		case (p.State == imagepb.State_STATE_ZOMBIE) != (len(p.Threads) == 0) || len(p.Threads) > 0 && p.Threads[0] != p.Id:
-			return fmt.Errorf("process %d has wrong threads", p.Id)
-		case p.ReservedEnd < p.ReservedStart:
-			return fmt.Errorf("process %d has a reserved range that ends before it starts", p.Id)
+		}
+		if err := checkProcess(p); err != nil {
+			return err
 		}
 		known[p.Id] = true
-		for _, id := range p.Threads {
+		threads := p.Threads
+		if len(threads) == 0 || threads[0] != p.Id {
+			threads = append([]uint32{p.Id}, threads...) // has ended, but has its number
+		}
+		for _, id := range threads {
 			if id == 0 || seen[id] {
 				return fmt.Errorf("thread %d occurs twice", id)
 			}

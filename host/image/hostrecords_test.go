@@ -108,20 +108,27 @@ func TestHostRecordsThatDisagree(t *testing.T) {
 		"zombie with threads":     func(r *HostRecords) { r.Tree.Processes[2].Threads = []uint32{13} },
 		"no threads":              func(r *HostRecords) { r.Tree.Processes[1].Threads = nil },
 		"main thread":             func(r *HostRecords) { r.Tree.Processes[0].Threads = []uint32{12, 10} },
-		"thread twice":            func(r *HostRecords) { r.Tree.Processes[0].Threads = []uint32{10, 12, 12} },
-		"thread of two":           func(r *HostRecords) { r.Tree.Processes[1].Threads = []uint32{11, 12} },
-		"reserved range":          func(r *HostRecords) { r.Tree.Processes[0].ReservedEnd = 1 },
-		"registers missing":       func(r *HostRecords) { r.Threads = r.Threads[1:] },
-		"registers twice":         func(r *HostRecords) { r.Threads = append(r.Threads, r.Threads[0]) },
-		"registers of nobody":     func(r *HostRecords) { r.Threads[0].Id = 99 },
-		"registers of another":    func(r *HostRecords) { r.Threads[0].Process = 11 },
-		"object twice":            func(r *HostRecords) { r.Objects[1].Resource.Object = 1 },
-		"object of nobody":        func(r *HostRecords) { r.Objects[1].Resource.Task = 99 },
-		"descriptor of nobody":    func(r *HostRecords) { r.Objects[0].Resource.File.Refs[0].Task = 99 },
-		"descriptor below zero":   func(r *HostRecords) { r.Objects[0].Resource.File.Refs[0].FD = -1 },
-		"descriptor twice":        func(r *HostRecords) { r.Objects[0].Resource.File.Refs[1] = r.Objects[1].Resource.File.Refs[0] },
-		"namespace of nobody":     func(r *HostRecords) { r.Objects[2].Resource.Namespace.Tasks[0] = 99 },
-		"plugin name":             func(r *HostRecords) { r.Objects[0].Plugin = "../x" },
+		"status of main thread": func(r *HostRecords) {
+			r.Tree.Processes[0].Threads, r.Threads = []uint32{12}, r.Threads[1:]
+			r.Tree.Processes[0].ExitStatus = 9 // as if by SIGKILL
+		},
+		"number of main thread": func(r *HostRecords) {
+			r.Tree.Processes[0].Threads, r.Tree.Processes[1].Threads = []uint32{12}, []uint32{11, 10}
+		},
+		"thread twice":          func(r *HostRecords) { r.Tree.Processes[0].Threads = []uint32{10, 12, 12} },
+		"thread of two":         func(r *HostRecords) { r.Tree.Processes[1].Threads = []uint32{11, 12} },
+		"reserved range":        func(r *HostRecords) { r.Tree.Processes[0].ReservedEnd = 1 },
+		"registers missing":     func(r *HostRecords) { r.Threads = r.Threads[1:] },
+		"registers twice":       func(r *HostRecords) { r.Threads = append(r.Threads, r.Threads[0]) },
+		"registers of nobody":   func(r *HostRecords) { r.Threads[0].Id = 99 },
+		"registers of another":  func(r *HostRecords) { r.Threads[0].Process = 11 },
+		"object twice":          func(r *HostRecords) { r.Objects[1].Resource.Object = 1 },
+		"object of nobody":      func(r *HostRecords) { r.Objects[1].Resource.Task = 99 },
+		"descriptor of nobody":  func(r *HostRecords) { r.Objects[0].Resource.File.Refs[0].Task = 99 },
+		"descriptor below zero": func(r *HostRecords) { r.Objects[0].Resource.File.Refs[0].FD = -1 },
+		"descriptor twice":      func(r *HostRecords) { r.Objects[0].Resource.File.Refs[1] = r.Objects[1].Resource.File.Refs[0] },
+		"namespace of nobody":   func(r *HostRecords) { r.Objects[2].Resource.Namespace.Tasks[0] = 99 },
+		"plugin name":           func(r *HostRecords) { r.Objects[0].Plugin = "../x" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -140,6 +147,26 @@ func TestHostRecordsThatDisagree(t *testing.T) {
 	r.Objects[0].Resource.Kind = sdk.KindVMA
 	if _, err := writeHost(t, r); err == nil {
 		t.Error("a mapping was written as an object")
+	}
+}
+
+// TestMainExited: a main thread that has exited is missing among the threads.
+func TestMainExited(t *testing.T) {
+	t.Parallel()
+	r := hostFixture()
+	r.Tree.Processes[0].Threads, r.Threads = []uint32{12}, r.Threads[1:]
+	r.Tree.Processes[0].ExitStatus = 7 << 8
+	i, err := writeHost(t, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := i.HostRecords()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := TreeFromProto(got.Tree)
+	if !tree.Processes[0].MainExited() || tree.Processes[1].MainExited() {
+		t.Errorf("the threads are %v and %v", tree.Processes[0].Threads, tree.Processes[1].Threads)
 	}
 }
 

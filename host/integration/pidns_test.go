@@ -302,3 +302,12 @@ func TestNewPIDNamespaceSeccomp(t *testing.T) {
 	r.moves()
 	r.end()
 }
+
+// TestNewPIDNamespaceMainExited: a process whose main thread has exited.
+func TestNewPIDNamespaceMainExited(t *testing.T) {
+	s := startC(t, "mainexit", "raw")
+	s.checkpoint()
+	r := s.restoreCopy()
+	r.moves()
+	r.end()
+}

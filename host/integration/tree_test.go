@@ -61,6 +61,60 @@ func TestTree(t *testing.T) {
 	}
 }
 
+// mainStatus is the exit status of the subject "mainexit".
+const mainStatus = 24
+
+// mainThread is what is left of a main thread that has ended while others run.
+func mainThread(t *testing.T, pid int) []string {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/status", pid, pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for line := range strings.Lines(string(status)) {
+		switch name, _, _ := strings.Cut(line, ":"); name {
+		case "Name", "State", "Uid", "Gid", "Groups", "CapPrm", "CapEff", "CapBnd", "NoNewPrivs", "TracerPid":
+			left = append(left, strings.TrimSpace(line))
+		}
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/stat", pid, pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(stat))
+	return append(left, "exit code "+fields[len(fields)-1])
+}
+
+// TestMainThreadExited: a process whose main thread has ended while others run
+// stays so.
+func TestMainThreadExited(t *testing.T) {
+	for _, args := range [][]string{{"pthread"}, {"raw"}, {"raw", "nobody"}} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			needs(t)
+			s := startC(t, "mainexit", args...)
+			before := mainThread(t, s.PID)
+			for range 3 {
+				s.checkpoint("--leave-running")
+				s.unharmed()
+			}
+			for range 3 {
+				s.cycle()
+				s.unharmed()
+			}
+			if after := mainThread(t, s.PID); !slices.Equal(before, after) {
+				t.Errorf("the main thread is\n%s\nand was\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+			}
+			want(t, harness.StatusDone, firn(t), "check", fmt.Sprint(s.PID))
+			finishTree(t, s)
+			status, err := harness.OrphanStatus(s.PID, grace)
+			if err != nil || status.ExitStatus() != mainStatus {
+				t.Errorf("the restored process ended with %v, want exit status %d: %v", status, mainStatus, err)
+			}
+		})
+	}
+}
+
 // TestPipeline: bash runs three commands with data in the pipes; nothing that
 // was in them is lost, doubled or out of order.
 func TestPipeline(t *testing.T) {

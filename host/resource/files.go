@@ -187,9 +187,9 @@ func parseInfo(text string, f *openFD) error {
 // socket asks a duplicate of the socket for what socket(2) was given.
 func (r *fdReader) socket(target int) (*sdk.Socket, error) {
 	if r.pidfd < 0 {
-		fd, err := openPidfd(r.tid)
+		fd, err := kern.OpenPidfd(r.tid)
 		if err != nil {
-			return nil, fmt.Errorf("pidfd: %w", err)
+			return nil, err
 		}
 		r.pidfd = fd
 	}
@@ -208,15 +208,6 @@ func (r *fdReader) socket(target int) (*sdk.Socket, error) {
 		}
 	}
 	return s, nil
-}
-
-// openPidfd opens a pidfd of a process or, on kernels that can (6.9), a thread.
-func openPidfd(tid int) (int, error) {
-	fd, err := unix.PidfdOpen(tid, 0)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return unix.PidfdOpen(tid, unix.PIDFD_THREAD)
-	}
-	return fd, err
 }
 
 func fileType(mode uint32) sdk.FileType {

@@ -123,9 +123,7 @@ type process struct {
 }
 
 func (p *process) read() error {
-	// A leader that has exited while other threads run has no files and no
-	// memory of its own; any live thread shows those of the process.
-	tid := p.liveTID()
+	tid := p.PID
 	if err := p.readNamespaces(tid); err != nil {
 		return err
 	}
@@ -133,13 +131,4 @@ func (p *process) read() error {
 		return err
 	}
 	return p.readVMAs(tid)
-}
-
-func (p *process) liveTID() int {
-	for _, t := range p.Threads {
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/maps", p.PID, t.TID)); err == nil && len(b) > 0 {
-			return t.TID
-		}
-	}
-	return p.PID
 }

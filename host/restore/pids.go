@@ -103,8 +103,10 @@ func (n *numbers) conflicts(tree *sdk.Tree) []failure.Line {
 	for i := range tree.Processes {
 		p := &tree.Processes[i]
 		report(p.ID, "process")
-		for _, t := range p.Threads[min(1, len(p.Threads)):] {
-			report(t.ID, "thread")
+		for _, t := range p.Threads {
+			if t.ID != p.ID {
+				report(t.ID, "thread")
+			}
 		}
 	}
 	return out

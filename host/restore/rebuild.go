@@ -61,7 +61,13 @@ func (r *flow) rebuild(ctx context.Context) error {
 	if err := r.phase("files", &r.res.RebuildMS, func() error { return r.install(ctx) }); err != nil {
 		return err
 	}
-	err := step(&r.res.RebuildMS, wire.PhaseLinkFiles, wire.PhaseRestoreTasks, wire.PhaseSeal)
+	if err := step(&r.res.RebuildMS, wire.PhaseLinkFiles, wire.PhaseRestoreTasks); err != nil {
+		return err
+	}
+	if err := r.exitMains(ctx); err != nil {
+		return err
+	}
+	err := step(&r.res.RebuildMS, wire.PhaseSeal)
 	r.account(took)
 	return err
 }

@@ -15,7 +15,8 @@ import (
 
 // Sizes within a process's region: the interpreter, the main thread's slice,
 // which takes the largest tape, and a small slice for every other thread, in
-// which the largest seccomp filter (32 KiB) has room.
+// which the largest seccomp filter (32 KiB) has room. If the main thread is to
+// exit, the first of the others has a large slice, too.
 const (
 	codeSize    = 4096
 	mainSlice   = tape.MaxData + 1<<20
@@ -38,7 +39,7 @@ func newRegions(tree *sdk.Tree) (*regions, error) {
 	total := int64(0)
 	for i := range tree.Processes {
 		p := &tree.Processes[i]
-		size := int64(codeSize + mainSlice + max(0, len(p.Threads)-1)*threadSlice)
+		size := sliceOffset(p, sliceCount(p))
 		if uint64(size) > p.Reserved.Len() && !p.Zombie {
 			return nil, fmt.Errorf("task %d: %d threads need %d bytes for tapes, the image reserves %d: %w",
 				p.ID, len(p.Threads), size, p.Reserved.Len(), sdk.ErrUnsupported)
@@ -67,12 +68,39 @@ func newRegions(tree *sdk.Tree) (*regions, error) {
 	return r, nil
 }
 
-// slice returns the part of the n-th thread of a process.
-func (r *regions) slice(p *sdk.Process, n int) task.Slice {
-	from, size := int64(codeSize), int64(mainSlice)
-	if n > 0 {
-		from, size = codeSize+mainSlice+int64(n-1)*threadSlice, threadSlice
+// sliceCount is how many slices a process has: one for every thread that it has,
+// and for its main thread in any case.
+func sliceCount(p *sdk.Process) int {
+	if p.MainExited() {
+		return len(p.Threads) + 1
 	}
+	return max(1, len(p.Threads))
+}
+
+// sliceOffset is where slice n begins in the process's region.
+func sliceOffset(p *sdk.Process, n int) int64 {
+	large := 1
+	if p.MainExited() {
+		large = 2
+	}
+	return codeSize + int64(min(n, large))*mainSlice + int64(max(0, n-large))*threadSlice
+}
+
+// main returns the part of the main thread.
+func (r *regions) main(p *sdk.Process) task.Slice { return r.slice(p, 0) }
+
+// thread returns the part of the n-th thread.
+func (r *regions) thread(p *sdk.Process, n int) task.Slice {
+	if p.MainExited() {
+		n++
+	}
+	return r.slice(p, n)
+}
+
+// slice returns the n-th slice.
+func (r *regions) slice(p *sdk.Process, n int) task.Slice {
+	from := sliceOffset(p, n)
+	size := sliceOffset(p, n+1) - from
 	at := r.at[p.ID] + from
 	return task.Slice{
 		Addr: p.Reserved.Start + uint64(from), Code: p.Reserved.Start,

@@ -100,7 +100,9 @@ func (r *flow) finish(o *task.Ops, p *sdk.Process, gadget uint64) error {
 	if err != nil {
 		return err
 	}
-	_, err = o.Syscall(task.HostPID(p.PID), vdso+gadget, unix.SYS_MUNMAP, p.Reserved.Start, uint64(r.regions.size[p.ID]))
+	// All of the range: behind its own region lies what is left of a larger one
+	// that the process inherited from its creator.
+	_, err = o.Syscall(task.HostPID(p.PID), vdso+gadget, unix.SYS_MUNMAP, p.Reserved.Start, p.Reserved.Len())
 	if err != nil {
 		return fmt.Errorf("unmap tape memory: %w", err)
 	}
@@ -134,7 +136,7 @@ func findVDSO(pid int) (uint64, error) {
 func (r *flow) letGo(o *task.Ops, p *sdk.Process) error {
 	h := r.hostProcess(p.ID)
 	if r.cfg.LeaveStopped || h != nil && h.State == imagepb.State_STATE_STOPPED {
-		if err := unix.Kill(p.PID, unix.SIGSTOP); err != nil {
+		if err := unix.Kill(int(r.pids[p.ID]), unix.SIGSTOP); err != nil {
 			return fmt.Errorf("stop task %d: %w", p.ID, err)
 		}
 	}

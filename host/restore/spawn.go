@@ -126,7 +126,10 @@ func (s *spawner) clone(st skeleton.Step) error {
 	if p == nil || p.Zombie {
 		return nil
 	}
-	p.PID, p.Threads[0].TID = int(pid), int(pid)
+	p.PID = int(pid)
+	if !p.MainExited() {
+		p.Threads[0].TID = p.PID
+	}
 	return s.mapRegion(p)
 }
 
@@ -165,18 +168,17 @@ func (s *spawner) mapRegion(p *sdk.Process) error {
 			return fmt.Errorf("task %d: unmap inherited tape memory: %w", p.ID, err)
 		}
 	}
-	return s.addTarget(s.ops, p, 0)
+	return s.addTarget(s.ops, task.HostPID(p.PID), s.regions.main(p))
 }
 
 // addTarget makes a thread run tapes.
-func (r *flow) addTarget(o *task.Ops, p *sdk.Process, n int) error {
-	tid := task.HostPID(p.Threads[n].TID)
+func (r *flow) addTarget(o *task.Ops, tid task.HostPID, slice task.Slice) error {
 	c, err := o.Context(tid)
 	if err != nil {
 		return fmt.Errorf("task %d: %w", tid, err)
 	}
 	th := &task.Thread{TID: tid, Regs: c.Regs, XState: c.XState, SigMask: c.SigMask}
-	r.engine.Add(th, r.regions.slice(p, n))
+	r.engine.Add(th, slice)
 	return nil
 }
 
@@ -223,7 +225,7 @@ func (s *spawner) silence() error {
 		if p == nil {
 			continue
 		}
-		slice := s.regions.slice(p, 0)
+		slice := s.regions.main(p)
 		for _, handler := range []byte{sigIgn, sigDfl} {
 			clear(slice.Mem[:32]) // struct kernel_sigaction: handler first
 			slice.Mem[0] = handler

@@ -20,9 +20,12 @@ func (r *flow) cloneThreads(ctx context.Context) error {
 	return r.tracer.With(ctx, func(o *task.Ops) error {
 		for i := range r.tree.Processes {
 			p := &r.tree.Processes[i]
-			for n := 1; n < len(p.Threads); n++ {
+			for n := range p.Threads {
 				th := &p.Threads[n]
-				slice := r.regions.slice(p, n)
+				if th.ID == p.ID {
+					continue
+				}
+				slice := r.regions.thread(p, n)
 				tid, err := o.Clone(&task.Clone{
 					From: task.HostPID(p.PID), Gadget: p.Reserved.Start + arch.TapeGadget(),
 					Scratch: slice.Addr, Mem: slice.Mem, Flags: threadFlags, ID: task.NSPID(th.ID), Inside: r.ns != nil,
@@ -32,10 +35,34 @@ func (r *flow) cloneThreads(ctx context.Context) error {
 					return fmt.Errorf("thread of task %d: %w", p.ID, err)
 				}
 				th.TID = int(tid)
-				if err := r.addTarget(o, p, n); err != nil {
+				if err := r.addTarget(o, task.HostPID(th.TID), slice); err != nil {
 					return err
 				}
 			}
+		}
+		return nil
+	})
+}
+
+// exitMains has the main threads exit that had exited while others ran. From
+// now on another thread stands for the process.
+//
+// It comes before the seal: the kernel gives the children of a thread that
+// exits to another one, and sends them their parent death signals (prctl(2),
+// PR_SET_PDEATHSIG), which they must not have yet.
+func (r *flow) exitMains(ctx context.Context) error {
+	return r.tracer.With(ctx, func(o *task.Ops) error {
+		for i := range r.tree.Processes {
+			p := &r.tree.Processes[i]
+			if !p.MainExited() {
+				continue
+			}
+			r.engine.Remove(task.HostPID(p.PID))
+			status := unix.WaitStatus(r.hostProcess(p.ID).GetExitStatus())
+			if err := o.ExitThread(task.HostPID(p.PID), p.Reserved.Start+arch.TapeGadget(), status.ExitStatus()); err != nil {
+				return fmt.Errorf("task %d: end its main thread as it had ended: %w", p.ID, err)
+			}
+			p.PID = p.Threads[0].TID
 		}
 		return nil
 	})

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/host/internal/arch"
+	"github.com/firn-cr/firn/sdk/procfs"
 )
 
 // Ops are requests for stopped tasks that a restore has created. They have no
@@ -173,6 +175,34 @@ func (o *Ops) Kill(pid HostPID, tids []HostPID) error {
 		}
 	}
 	return nil
+}
+
+// ExitThread has a stopped main thread, whose signals are blocked, end by
+// exit(2) while others of its process stay, and waits until it is a zombie. It
+// lets go of it before: a tracer cannot let go of a zombie, and would kill the
+// process when it ends itself (EXITKILL).
+func (o *Ops) ExitThread(tid HostPID, gadget uint64, status int) error {
+	regs, err := arch.GetRegs(int(tid))
+	if err != nil {
+		return err
+	}
+	regs.SetCall(gadget, unix.SYS_EXIT, [6]uint64{uint64(status)})
+	if err := arch.SetRegs(int(tid), &regs); err != nil {
+		return err
+	}
+	if err := detach(tid, 0); err != nil {
+		return err
+	}
+	for {
+		st, err := procfs.ThreadStat(int(tid), int(tid))
+		if err != nil || st.State == 'Z' {
+			return err
+		}
+		if o.ctx.Err() != nil {
+			return context.Cause(o.ctx)
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
 }
 
 // Exit ends a stopped process so that it leaves the wait status: by

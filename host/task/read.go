@@ -23,7 +23,7 @@ func (f *freezer) read(root HostPID) ([]*Process, error) {
 		for _, th := range p.Threads {
 			t := f.tasks[th.TID]
 			if t == nil {
-				continue // an exited main thread: nothing left to stop
+				continue // a zombie: nothing left to stop
 			}
 			known[th.TID] = true
 			if sig := t.last.signal(); sig != unix.SIGTRAP {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -84,11 +85,26 @@ type Process struct {
 	StartTime  uint64 // clock ticks after boot
 	State      State
 	StopSignal unix.Signal // of a stopped process
-	ExitStatus int         // of a zombie, as wait4(2) gives it
-	ExitSignal int         // what the parent gets at the end
-	Resident   int64       // bytes of memory, when it was read
-	// Threads has the main thread first; empty for zombies.
+	// ExitStatus is that of a zombie, as wait4(2) gives it, or of a main thread
+	// that has exited.
+	ExitStatus int
+	ExitSignal int   // what the parent gets at the end
+	Resident   int64 // bytes of memory, when it was read
+	// MainExited is set if the main thread has ended by exit(2) while others
+	// run: it is a zombie then, without memory and files.
+	MainExited bool
+	// Threads has the main thread first, unless it has exited; empty for
+	// zombies.
 	Threads []*Thread
+}
+
+// Live is a thread by which /proc shows what the process has: the main thread
+// or, if that has exited, another one.
+func (p *Process) Live() HostPID {
+	if len(p.Threads) == 0 {
+		return p.PID
+	}
+	return p.Threads[0].TID
 }
 
 // readProcess reads what /proc knows of a process.
@@ -145,7 +161,9 @@ func walkOne(pid HostPID) (*Process, []HostPID, error) {
 		return nil, nil, err
 	}
 	if p.State == Zombie && len(tids) > 1 {
-		p.State = Running // the main thread has exited, the process lives on
+		if tids, err = p.withoutMain(tids); err != nil {
+			return nil, nil, err
+		}
 	}
 	if p.State == Zombie {
 		return p, nil, nil
@@ -155,6 +173,18 @@ func walkOne(pid HostPID) (*Process, []HostPID, error) {
 	}
 	kids, err := childrenOf(pid, tids)
 	return p, kids, err
+}
+
+// withoutMain takes the main thread, which has exited, out of the threads of a
+// process that lives on.
+func (p *Process) withoutMain(tids []HostPID) ([]HostPID, error) {
+	// The status of the process would be that of its last stop, if any.
+	st, err := procfs.ThreadStat(int(p.PID), int(p.PID))
+	if err != nil {
+		return nil, err
+	}
+	p.State, p.MainExited, p.ExitStatus = Running, true, st.ExitCode
+	return slices.DeleteFunc(tids, func(tid HostPID) bool { return tid == p.PID }), nil
 }
 
 // IsProcess tells whether pid is a process and, if it is a thread of one,

@@ -41,7 +41,7 @@ func (s *survey) examineEpoll(it *item) error {
 			continue
 		}
 		var targets []*filespb.EpollTarget
-		targets, lost, err = epollTargets(openfile.Live(p, ref.FD), ref.FD, info.Epoll)
+		targets, lost, err = epollTargets(p.PID, ref.FD, info.Epoll)
 		if err != nil {
 			return err
 		}

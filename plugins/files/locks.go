@@ -86,7 +86,7 @@ func (s *survey) readLocks(it *item) error {
 		if p == nil {
 			continue
 		}
-		info, err := procfs.ReadFDInfo(openfile.Live(p, ref.FD), ref.FD)
+		info, err := procfs.ReadFDInfo(p.PID, ref.FD)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // closed since; the tree is not frozen
 		}

@@ -76,7 +76,7 @@ func (s *survey) examineProc(it *item, msg *filespb.Named) bool {
 
 func (s *survey) processByPID(pid int) *sdk.Process {
 	for i := range s.sess.Tree.Processes {
-		if p := &s.sess.Tree.Processes[i]; p.PID == pid {
+		if p := &s.sess.Tree.Processes[i]; int(p.ID) == pid {
 			return p
 		}
 	}

@@ -17,10 +17,8 @@ import (
 
 // space is the address space of one process as it is now.
 type space struct {
-	task sdk.TaskID
-	// pid is a thread of the process that has its memory: the main thread may
-	// be a zombie while others live.
-	pid    int
+	task   sdk.TaskID
+	pid    int // a thread that shows it, see [sdk.Process]
 	stat   procfs.TaskStat
 	status procfs.TaskStatus
 	// vmas are the mappings that the plugin owns, in order.
@@ -86,10 +84,13 @@ func compare(a, b uint64) int {
 }
 
 func (p *plugin) readSpace(proc *sdk.Process, owned []sdk.AddrRange, exact bool) (*space, error) {
-	sp := &space{task: proc.ID}
-	smaps, err := sp.readSmaps(proc)
+	sp := &space{task: proc.ID, pid: proc.PID}
+	smaps, err := procfs.Smaps(sp.pid)
 	if err != nil {
 		return nil, err
+	}
+	if len(smaps) == 0 { // a zombie's
+		return nil, sdk.ErrTaskGone
 	}
 	if sp.stat, err = procfs.Stat(sp.pid); err != nil {
 		return nil, err
@@ -109,27 +110,6 @@ func (p *plugin) readSpace(proc *sdk.Process, owned []sdk.AddrRange, exact bool)
 		return nil, sp.exeErr
 	}
 	return sp, nil
-}
-
-// readSmaps reads the mappings by the first thread that has any.
-func (sp *space) readSmaps(proc *sdk.Process) ([]procfs.Smap, error) {
-	tids := []int{proc.PID}
-	for _, t := range proc.Threads {
-		if t.TID != proc.PID {
-			tids = append(tids, t.TID)
-		}
-	}
-	for _, tid := range tids {
-		smaps, err := procfs.Smaps(tid)
-		if err != nil && !gone(err) {
-			return nil, err
-		}
-		if len(smaps) > 0 {
-			sp.pid = tid
-			return smaps, nil
-		}
-	}
-	return nil, sdk.ErrTaskGone
 }
 
 // selectOwned keeps the mappings that the host has given to the plugin. What

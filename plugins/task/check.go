@@ -126,9 +126,6 @@ func (x *examination) process(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if stat.State == 'Z' {
-		x.block(0, "main thread", "has ended while other threads run", "")
-	}
 	if tty := stat.Terminal(); tty != "" {
 		x.block(0, "controlling terminal "+tty, "sessions on a terminal cannot be carried", "start the tree with setsid(1)")
 	}

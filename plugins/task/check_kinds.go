@@ -73,13 +73,13 @@ func (x *examination) timers() error {
 
 // clockFinding tells why the clock of a timer cannot be carried, if so. A
 // clock of "the task that created the timer" is the main thread's after the
-// restore, so for one thread's time there must be no other.
+// restore, so for one thread's time there must be no other, nor have been.
 func clockFinding(p *sdk.Process, t *procfs.PosixTimer) string {
 	if task, thread, ok := t.CPUClock(); ok {
 		switch {
-		case !thread && (task == 0 || task == p.PID):
+		case !thread && (task == 0 || task == int(p.ID)):
 			return ""
-		case thread && task == 0 && len(p.Threads) == 1:
+		case thread && task == 0 && len(p.Threads) == 1 && !p.MainExited():
 			return ""
 		case thread && slices.ContainsFunc(p.Threads, func(th sdk.Thread) bool { return th.TID == task }):
 			return ""

@@ -149,6 +149,9 @@ func (c *imageCheck) run() {
 		c.checkThread(t)
 		c.checkSeccomp(t)
 	}
+	if c.p.main != nil {
+		c.checkCredentials(c.p.main)
+	}
 }
 
 func (c *imageCheck) checkLimits() {

@@ -20,6 +20,8 @@ type processDump struct {
 	proc    *sdk.Process
 	rec     *taskpb.Process
 	threads []*threadDump
+	// main is what is left of a main thread that has exited, nil if it has not.
+	main *taskpb.Thread
 	// pending is the set of signals that are pending for the process.
 	pending uint64
 }
@@ -129,6 +131,11 @@ func (d *processDump) lookProcess() (err error) {
 	// Every thread, unless it knows better.
 	for _, t := range d.threads {
 		t.rec.IoFlusher = stat.Flags&ioFlusherFlags == ioFlusherFlags
+	}
+	if d.proc.MainExited() {
+		if d.main, err = endedMain(d.proc); err != nil {
+			return err
+		}
 	}
 	return readProcFiles(pid, d.rec)
 }
@@ -281,6 +288,12 @@ func emit(ctx context.Context, records sdk.Emitter, processes []*processDump) er
 		object := uint64(d.proc.ID)
 		if err := records.Emit(ctx, kindProcess, object, d.rec); err != nil {
 			return err
+		}
+		if d.main != nil {
+			d.main.Credentials.Securebits = d.threads[0].rec.Credentials.Securebits
+			if err := records.Emit(ctx, kindThread, object, d.main); err != nil {
+				return err
+			}
 		}
 		for _, t := range d.threads {
 			if err := records.Emit(ctx, kindThread, object, t.rec); err != nil {

@@ -20,6 +20,8 @@ type savedProcess struct {
 	own     *sdk.Process
 	rec     *taskpb.Process
 	threads []savedThread
+	// main is a main thread that has exited, which is not one of threads.
+	main *savedThread
 }
 
 // savedThread is a thread of the image with its record.
@@ -84,11 +86,22 @@ func loadProcess(records sdk.Records, p *sdk.Process, filters []*taskpb.SeccompF
 		}
 		s.threads = append(s.threads, savedThread{Thread: t, rec: rec, filters: chain})
 	}
+	if !p.MainExited() {
+		return s, nil
+	}
+	rec := threads[uint32(p.ID)]
+	if rec == nil || rec.Credentials == nil {
+		return nil, fmt.Errorf("no record of the main thread, which has exited: %w", sdk.ErrCorrupt)
+	}
+	if err := validCredentials(rec.Credentials); err != nil {
+		return nil, fmt.Errorf("thread %d: %w", p.ID, err)
+	}
+	s.main = &savedThread{Thread: sdk.Thread{ID: p.ID}, rec: rec}
 	return s, nil
 }
 
-// leads tells whether the thread is the process's main thread, which sets what
-// belongs to the process.
+// leads tells whether the thread is the first of its process, the main thread
+// unless that has exited. It sets what belongs to the process.
 func (p *savedProcess) leads(t *savedThread) bool { return t.ID == p.threads[0].ID }
 
 // RestoreTasks implements [sdk.TaskRestorer].
@@ -116,7 +129,7 @@ func (*plugin) RestoreTasks(ctx context.Context, req *sdk.RestoreRequest) error 
 	if err != nil {
 		return err
 	}
-	return eachThread(ctx, req.Host, saved, func(s *script, p *savedProcess, t *savedThread) error {
+	err = eachThread(ctx, req.Host, saved, func(s *script, p *savedProcess, t *savedThread) error {
 		setLoginUID(s, uint32(login), p.rec.GetLoginuid())
 		if p.leads(t) {
 			if err := setProcess(s, p, withIDs); err != nil {
@@ -125,6 +138,10 @@ func (*plugin) RestoreTasks(ctx context.Context, req *sdk.RestoreRequest) error 
 		}
 		return setThread(s, p, t)
 	})
+	if err != nil {
+		return err
+	}
+	return setEndedMains(ctx, req.Host, saved)
 }
 
 // setProcess sets what belongs to a process and takes away no rights. Pending

@@ -106,15 +106,31 @@ func verifyRights(ctx context.Context, saved []*savedProcess) error {
 	if err != nil {
 		return err
 	}
-	threads := threadsOf(saved, func(p *savedProcess) int { return len(p.threads) })
+	var threads []*savedThread
+	for _, p := range saved {
+		if p.main != nil {
+			// Another thread stands for the process now, and if the tree has a
+			// PID namespace of its own, the main thread's number is new here.
+			status, err := procfs.Status(p.proc.PID)
+			if err != nil {
+				return err
+			}
+			p.main.TID = status.Tgid
+			threads = append(threads, p.main)
+		}
+		for i := range p.threads {
+			threads = append(threads, &p.threads[i])
+		}
+	}
 	return inParallel(ctx, len(threads), func(i int) error {
-		t := &threads[i].process.threads[threads[i].index]
+		t := threads[i]
 		status, err := procfs.Status(t.TID)
 		if err == nil {
 			err = verifyCredentials(credentialsOf(&status), t.rec.GetCredentials())
 		}
 		// A restorer under seccomp hands its filters down.
-		if err == nil && own.Seccomp == unix.SECCOMP_MODE_DISABLED {
+		// That of a main thread that has exited is gone (seccomp_filter_release).
+		if err == nil && own.Seccomp == unix.SECCOMP_MODE_DISABLED && t.rec.Scheduling != nil {
 			err = verifySeccomp(&status, t)
 		}
 		if err != nil {

@@ -17,37 +17,23 @@ type Descriptors struct {
 	pidfds map[int]int
 }
 
-// Get returns a close-on-exec duplicate of descriptor fd of the process with
-// the given threads, main thread first. A main thread that has ended has no
-// descriptors any more; the next thread is asked then (since Linux 6.9).
-func (d *Descriptors) Get(fd int, tids ...int) (dup int, err error) {
-	err = unix.ESRCH
-	for i, tid := range tids {
-		var pidfd int
-		if pidfd, err = d.pidfd(tid, i > 0); err != nil {
-			return -1, err
-		}
-		if dup, err = unix.PidfdGetfd(pidfd, fd, 0); err == nil {
-			return dup, nil
-		}
-		if !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.EBADF) {
-			break
-		}
+// Get returns a close-on-exec duplicate of descriptor fd of the process that
+// task tid is a thread of.
+func (d *Descriptors) Get(fd, tid int) (dup int, err error) {
+	pidfd, err := d.pidfd(tid)
+	if err != nil {
+		return -1, err
 	}
-	return -1, err
+	return unix.PidfdGetfd(pidfd, fd, 0)
 }
 
-func (d *Descriptors) pidfd(tid int, thread bool) (int, error) {
+func (d *Descriptors) pidfd(tid int) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if fd, ok := d.pidfds[tid]; ok {
 		return fd, nil
 	}
-	flags := 0
-	if thread {
-		flags = unix.PIDFD_THREAD
-	}
-	fd, err := unix.PidfdOpen(tid, flags)
+	fd, err := OpenPidfd(tid)
 	if err != nil {
 		return -1, err
 	}
@@ -55,6 +41,21 @@ func (d *Descriptors) pidfd(tid int, thread bool) (int, error) {
 		d.pidfds = map[int]int{}
 	}
 	d.pidfds[tid] = fd
+	return fd, nil
+}
+
+// OpenPidfd opens a pidfd of a process or, since Linux 6.9, of any of its
+// threads (PIDFD_THREAD, pidfd_open(2)). A main thread that has ended while
+// others run has no descriptors any more: only another thread will do then.
+func OpenPidfd(tid int) (int, error) {
+	fd, err := unix.PidfdOpen(tid, 0)
+	// A thread that is not the main one was EINVAL before 6.15, ENOENT since.
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		fd, err = unix.PidfdOpen(tid, unix.PIDFD_THREAD)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("pidfd of task %d: %w", tid, err)
+	}
 	return fd, nil
 }
 

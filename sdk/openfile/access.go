@@ -3,7 +3,6 @@ package openfile
 import (
 	"context"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -47,7 +46,7 @@ func (a *Access) Dup(r *sdk.Resource) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	fd, err := a.fds.Get(ref.FD, TIDs(p)...)
+	fd, err := a.fds.Get(ref.FD, p.PID)
 	if err != nil {
 		return -1, fmt.Errorf("pidfd_getfd: %w", err)
 	}
@@ -60,30 +59,7 @@ func (a *Access) FDInfo(r *sdk.Resource) (*procfs.FDInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return procfs.ReadFDInfo(Live(p, ref.FD), ref.FD)
-}
-
-// TIDs are the threads of a process, main thread first.
-func TIDs(p *sdk.Process) []int {
-	out := make([]int, 0, len(p.Threads)+1)
-	out = append(out, p.PID)
-	for _, t := range p.Threads {
-		if t.TID != p.PID {
-			out = append(out, t.TID)
-		}
-	}
-	return out
-}
-
-// Live returns a thread in whose /proc directory descriptor fd of the process
-// can be seen: a main thread that has ended shows none.
-func Live(p *sdk.Process, fd int) int {
-	for _, tid := range TIDs(p) {
-		if _, err := os.Lstat(fmt.Sprintf("/proc/%d/fd/%d", tid, fd)); err == nil {
-			return tid
-		}
-	}
-	return p.PID
+	return procfs.ReadFDInfo(p.PID, ref.FD)
 }
 
 // Subject names a description by its first descriptor: "fd 7".

@@ -23,7 +23,7 @@ func (a *Access) ReadOwner(r *sdk.Resource, fd int, report *Report) (*kern.FileO
 	if o.IsZero() {
 		return nil, nil
 	}
-	if o.ID != 0 && liveID(a.tree, o, func(p *sdk.Process) int { return p.PID }) == 0 {
+	if o.ID != 0 && liveID(a.tree, o) == 0 {
 		report.Block(r, fmt.Sprintf("%s: its signals go to %s, which is outside the tree", r.File.Link, ownerName(o)), "")
 	}
 	return &o, nil
@@ -36,13 +36,13 @@ func ownerName(o kern.FileOwner) string {
 	return fmt.Sprintf("task %d", o.ID)
 }
 
-// liveID translates the ID of an owner into what it is now; id tells by what
-// processes are found. It returns 0 if there is none.
-func liveID(tree *sdk.Tree, o kern.FileOwner, id func(*sdk.Process) int) int {
+// liveID translates the ID of an owner, by which it was known at the
+// checkpoint, into what it is now. It returns 0 if there is none.
+func liveID(tree *sdk.Tree, o kern.FileOwner) int {
 	for i := range tree.Processes {
 		p := &tree.Processes[i]
 		switch {
-		case o.Type == kern.OwnerPID && id(p) == o.ID:
+		case o.Type == kern.OwnerPID && int(p.ID) == o.ID:
 			return p.PID
 		case o.Type == kern.OwnerPGRP && int(p.PGID) == o.ID:
 			return groupID(p)
@@ -103,7 +103,7 @@ func SetStates(ctx context.Context, req *sdk.RestoreRequest, states []State) err
 		}
 		o := *s.Owner
 		if o.ID != 0 {
-			if o.ID = liveID(req.Tree, o, func(p *sdk.Process) int { return int(p.ID) }); o.ID == 0 {
+			if o.ID = liveID(req.Tree, o); o.ID == 0 {
 				return fmt.Errorf("set owner of object %d: %s is not in the tree: %w", s.Object, ownerName(*s.Owner), sdk.ErrCorrupt)
 			}
 		}

@@ -799,9 +799,11 @@ type HostProcess struct {
 	State  State                  `protobuf:"varint,6,opt,name=state,proto3,enum=firn.image.v1.State" json:"state,omitempty"`
 	// The signal that stopped the process, if state is STATE_STOPPED.
 	StopSignal uint32 `protobuf:"varint,7,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`
-	// The wait status of a zombie, as wait4(2) gives it.
+	// The wait status of a zombie, as wait4(2) gives it, or that of a main thread
+	// which has exited while others run (exit_code in /proc/PID/stat).
 	ExitStatus uint32 `protobuf:"varint,8,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"`
-	// Thread IDs, the main thread's first. Empty for zombies.
+	// Thread IDs, the main thread's first, which is the id of the process; if
+	// that one has exited, it is missing. Empty for zombies.
 	Threads []uint32 `protobuf:"varint,9,rep,packed,name=threads,proto3" json:"threads,omitempty"`
 	// A range of the address space that no mapping of the process overlaps.
 	ReservedStart uint64 `protobuf:"varint,10,opt,name=reserved_start,json=reservedStart,proto3" json:"reserved_start,omitempty"`

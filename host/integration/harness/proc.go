@@ -73,18 +73,26 @@ func Marked(mark string) []int {
 	var found []int
 	want := []byte(markVariable + "=" + mark)
 	for _, pid := range numbers("/proc") {
-		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		if err != nil {
-			continue
-		}
-		for _, v := range bytes.Split(env, []byte{0}) {
-			if bytes.Equal(v, want) {
-				found = append(found, pid)
-				break
-			}
+		if slices.ContainsFunc(bytes.Split(environment(pid), []byte{0}), func(v []byte) bool { return bytes.Equal(v, want) }) {
+			found = append(found, pid)
 		}
 	}
 	return found
+}
+
+// environment is that of a process, also if its main thread has ended while
+// others run.
+func environment(pid int) []byte {
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil || len(env) > 0 {
+		return env
+	}
+	for _, tid := range numbers(fmt.Sprintf("/proc/%d/task", pid)) {
+		if env, err = os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/environ", pid, tid)); err == nil && len(env) > 0 {
+			break
+		}
+	}
+	return env
 }
 
 // InSession returns the processes of a session.

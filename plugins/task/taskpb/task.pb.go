@@ -200,7 +200,8 @@ func (x *Process) GetCoredumpFilter() uint32 {
 }
 
 // Thread is what each thread has for itself. One per thread, the main thread
-// first.
+// first. Of a main thread that has exited while others run there are the id,
+// the name and the credentials, and nothing else.
 type Thread struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Id          uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`

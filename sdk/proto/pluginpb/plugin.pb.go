@@ -1249,17 +1249,19 @@ func (x *Tree) GetProcesses() []*Process {
 }
 
 type Process struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
-	Parent        uint32                 `protobuf:"varint,3,opt,name=parent,proto3" json:"parent,omitempty"`
-	Pgid          uint32                 `protobuf:"varint,4,opt,name=pgid,proto3" json:"pgid,omitempty"`
-	Sid           uint32                 `protobuf:"varint,5,opt,name=sid,proto3" json:"sid,omitempty"`
-	Comm          []byte                 `protobuf:"bytes,6,opt,name=comm,proto3" json:"comm,omitempty"`
-	Zombie        bool                   `protobuf:"varint,7,opt,name=zombie,proto3" json:"zombie,omitempty"`
-	Threads       []*Thread              `protobuf:"bytes,8,rep,name=threads,proto3" json:"threads,omitempty"`
-	ReservedStart uint64                 `protobuf:"varint,9,opt,name=reserved_start,json=reservedStart,proto3" json:"reserved_start,omitempty"`
-	ReservedEnd   uint64                 `protobuf:"varint,10,opt,name=reserved_end,json=reservedEnd,proto3" json:"reserved_end,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The task by which to reach the process: its main thread or, if that has
+	// exited while others run, another one.
+	Pid           int32     `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	Parent        uint32    `protobuf:"varint,3,opt,name=parent,proto3" json:"parent,omitempty"`
+	Pgid          uint32    `protobuf:"varint,4,opt,name=pgid,proto3" json:"pgid,omitempty"`
+	Sid           uint32    `protobuf:"varint,5,opt,name=sid,proto3" json:"sid,omitempty"`
+	Comm          []byte    `protobuf:"bytes,6,opt,name=comm,proto3" json:"comm,omitempty"`
+	Zombie        bool      `protobuf:"varint,7,opt,name=zombie,proto3" json:"zombie,omitempty"`
+	Threads       []*Thread `protobuf:"bytes,8,rep,name=threads,proto3" json:"threads,omitempty"`
+	ReservedStart uint64    `protobuf:"varint,9,opt,name=reserved_start,json=reservedStart,proto3" json:"reserved_start,omitempty"`
+	ReservedEnd   uint64    `protobuf:"varint,10,opt,name=reserved_end,json=reservedEnd,proto3" json:"reserved_end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

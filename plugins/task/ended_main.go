@@ -1,0 +1,60 @@
+package task
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/plugins/task/taskpb"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
+)
+
+// endedMain reads what is left of a main thread that has exited while others
+// run, until the process ends: the name that ps(1) shows, and the credentials
+// by which kill(2) decides who may signal the process (kill_ok_by_cred in
+// kernel/signal.c looks at those of the main thread). A zombie cannot be asked
+// for its securebits, which nothing looks at any more.
+func endedMain(p *sdk.Process) (*taskpb.Thread, error) {
+	status, err := procfs.Status(int(p.ID))
+	if err != nil {
+		return nil, err
+	}
+	comm, err := procfs.Read(int(p.ID), "comm")
+	if err != nil {
+		return nil, err
+	}
+	return &taskpb.Thread{
+		Id: uint32(p.ID), Comm: bytes.TrimSuffix(comm, []byte("\n")), Credentials: credentialsOf(&status),
+	}, nil
+}
+
+// setEndedMains gives main threads that will exit their names and credentials.
+// The host has them exit before the seal.
+func setEndedMains(ctx context.Context, host sdk.Host, saved []*savedProcess) error {
+	var ended []*savedProcess
+	have := map[sdk.TaskID]*taskpb.Credentials{}
+	for _, p := range saved {
+		if p.main == nil {
+			continue
+		}
+		c, err := credentialsNow(p.proc.PID)
+		if err != nil {
+			return err
+		}
+		bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+		if err != nil {
+			return fmt.Errorf("read own securebits: %w", err)
+		}
+		c.Securebits = uint32(bits) // the task is a descendant of the host, as the plugin is
+		have[p.proc.ID] = c
+		p.main.TID = p.proc.PID // until it exits
+		ended = append(ended, &savedProcess{proc: p.proc, rec: p.rec, threads: []savedThread{*p.main}})
+	}
+	return eachThread(ctx, host, ended, func(s *script, p *savedProcess, t *savedThread) error {
+		setCredentials(s, have[p.proc.ID], t.rec.GetCredentials())
+		return setName(s, t.rec)
+	})
+}
