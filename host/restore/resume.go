@@ -100,7 +100,9 @@ func (r *flow) finish(o *task.Ops, p *sdk.Process, gadget uint64) error {
 	if err != nil {
 		return err
 	}
-	_, err = o.Syscall(task.HostPID(p.PID), vdso+gadget, unix.SYS_MUNMAP, p.Reserved.Start, uint64(r.regions.size[p.ID]))
+	// All of the range: behind its own region lies what is left of a larger one
+	// that the process inherited from its creator.
+	_, err = o.Syscall(task.HostPID(p.PID), vdso+gadget, unix.SYS_MUNMAP, p.Reserved.Start, p.Reserved.Len())
 	if err != nil {
 		return fmt.Errorf("unmap tape memory: %w", err)
 	}
