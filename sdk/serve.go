@@ -39,12 +39,9 @@ func Serve(p Plugin) {
 	os.Exit(0)
 }
 
-// descriptors is for how many a plugin has room before a tree stands still.
-const descriptors = 1024
-
 func serve(p Plugin) error {
 	log := processLog()
-	go func() { _ = kern.GrowTable(descriptors) }() // else: when it is full
+	go func() { _ = kern.GrowTable() }() // else: when it is full
 	if err := adoptDescriptors(); err != nil {
 		return err
 	}

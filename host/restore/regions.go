@@ -108,14 +108,6 @@ func (r *regions) slice(p *sdk.Process, n int) task.Slice {
 	}
 }
 
-// longest is the size of the largest region.
-func (r *regions) longest() (size int64) {
-	for _, n := range r.size {
-		size = max(size, n)
-	}
-	return size
-}
-
 func (r *regions) close() error {
 	var err error
 	if r.mem != nil {

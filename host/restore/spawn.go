@@ -152,21 +152,13 @@ func (s *spawner) exitSignal(id sdk.TaskID) int {
 	return int(unix.SIGCHLD)
 }
 
-// mapRegion replaces the region that a process inherited by its own. That of a
-// parent with more threads is longer: what is left of it goes, too.
+// mapRegion replaces the region that a process inherited by its own.
 func (s *spawner) mapRegion(p *sdk.Process) error {
 	got, err := s.ops.Syscall(task.HostPID(p.PID), s.seed.Gadget, unix.SYS_MMAP,
 		p.Reserved.Start, uint64(s.regions.size[p.ID]), unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
 		unix.MAP_SHARED|unix.MAP_FIXED, uint64(s.service.tapes), uint64(s.regions.at[p.ID]))
 	if err != nil || got != p.Reserved.Start {
 		return fmt.Errorf("task %d: map tape memory at %#x: %w", p.ID, p.Reserved.Start, err)
-	}
-	size, longest := s.regions.size[p.ID], s.regions.longest()
-	if longest > size {
-		_, err := s.ops.Syscall(task.HostPID(p.PID), s.seed.Gadget, unix.SYS_MUNMAP, p.Reserved.Start+uint64(size), uint64(longest-size))
-		if err != nil {
-			return fmt.Errorf("task %d: unmap inherited tape memory: %w", p.ID, err)
-		}
 	}
 	return s.addTarget(s.ops, task.HostPID(p.PID), s.regions.main(p))
 }

@@ -69,20 +69,24 @@ func (d *Descriptors) Close() {
 	d.pidfds = nil
 }
 
-// GrowTable makes room for n descriptors in this process. Without it the kernel
+// tableSize is more than a host or a plugin has open at once, but for very large
+// trees.
+const tableSize = 1024
+
+// GrowTable makes room for 1,024 descriptors in this process. Without it the kernel
 // doubles the table when it is full, at 64 first, and every time waits for an
 // RCU grace period if the process has threads: 10 ms and more (expand_fdtable in
 // fs/file.c). GrowTable waits once; call it in the background, early. A limit on
-// descriptors (RLIMIT_NOFILE) below n is an error.
-func GrowTable(n int) error {
+// descriptors (RLIMIT_NOFILE) below that is an error.
+func GrowTable() error {
 	fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open /: %w", err)
 	}
 	defer unix.Close(fd)
-	last, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, n-1)
+	last, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, tableSize-1)
 	if err != nil {
-		return fmt.Errorf("make room for %d descriptors: %w", n, err)
+		return fmt.Errorf("make room for %d descriptors: %w", tableSize, err)
 	}
 	return unix.Close(last)
 }

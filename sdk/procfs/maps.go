@@ -2,6 +2,7 @@ package procfs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -63,12 +64,23 @@ func (m *Mapping) Name() string {
 // Maps reads /proc/PID/maps. A process without memory (a zombie, a kernel
 // thread) has no mappings and gives no error.
 func Maps(pid int) ([]Mapping, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
-	if err != nil {
-		return nil, fmt.Errorf("read maps: %w", err)
+	for try := 1; ; try++ {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+		if err != nil {
+			return nil, fmt.Errorf("read maps: %w", err)
+		}
+		// Several reads are not one look: a mapping that grew between two of
+		// them shows up in both.
+		maps, err := ParseMaps(b)
+		if err == nil || try == mapsTries || !errors.Is(err, ErrFormat) {
+			return maps, err
+		}
 	}
-	return ParseMaps(b)
 }
+
+// mapsTries is how often the maps of a process that runs are read until they
+// are consistent.
+const mapsTries = 10
 
 // ParseMaps parses the content of /proc/PID/maps.
 func ParseMaps(b []byte) ([]Mapping, error) {

@@ -18,9 +18,6 @@ import (
 // version is set by the linker.
 var version = "0.1.0-dev"
 
-// descriptors is for how many there is room before a tree stands still.
-const descriptors = 1024
-
 func main() {
 	// A command is short, and a collection while a tree stands still is the
 	// tree's loss.
@@ -31,7 +28,7 @@ func main() {
 	// A closed pipe or a file size limit is an error of the write, which is
 	// rolled back; it must not end the process.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ)
-	go func() { _ = kern.GrowTable(descriptors) }() // else: when it is full
+	go func() { _ = kern.GrowTable() }() // else: when it is full
 	code := execute(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
