@@ -23,6 +23,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"many":    func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
 		"tick":    func(t *testing.T) *subject { return startC(t, "tick") },
 		"seccomp": func(t *testing.T) *subject { return startC(t, "seccomp") },
+		"ipc":     func(t *testing.T) *subject { return startC(t, "ipc") },
 		"gorun":   func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}
 	if runtime.GOARCH == "amd64" {
@@ -90,5 +91,6 @@ func TestSubjectsAlone(t *testing.T) {
 	t.Run("listeners", func(t *testing.T) { finishListeners(t, startC(t, "listeners")) })
 	t.Run("events", func(t *testing.T) { finishQueues(startC(t, "events")) })
 	t.Run("locks", func(t *testing.T) { finishQueues(startC(t, "events", "locks")) })
+	t.Run("ipc", func(t *testing.T) { finishIPC(startC(t, "ipc")) })
 	t.Run("gorun", func(t *testing.T) { greet(t, startGo(t, "gorun")) })
 }

@@ -36,7 +36,7 @@ func (p *plugin) Prepare(ctx context.Context, req *sdk.PrepareRequest) (*sdk.Pre
 			switch {
 			case v.stored():
 				resp.BulkBytes += int64(v.Anonymous + v.Swap)
-			case v.kind == mmpb.Kind_KIND_SHARED && !objects[v.object]:
+			case v.kind == mmpb.Kind_KIND_SHARED && !v.object.segment() && !objects[v.object]:
 				objects[v.object] = true
 				resp.BulkBytes += int64(v.Rss)
 			}
@@ -239,6 +239,9 @@ func (d *dump) pages(ctx context.Context, sp *space) (jobs []job, err error) {
 func (d *dump) sharedJobs() ([]job, error) {
 	var jobs []job
 	for _, o := range d.order {
+		if o.segment != nil {
+			continue
+		}
 		runs, err := o.data()
 		if err != nil {
 			return nil, err
