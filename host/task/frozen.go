@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
@@ -180,9 +181,33 @@ func killLarge(pid HostPID) error {
 		return ignoreGone(unix.Kill(int(pid), unix.SIGKILL))
 	}
 	defer unix.Close(fd)
+	defer leaveCPUTo(pid)()
 	err = ignoreGone(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
 	_, _, _ = unix.Syscall(unix.SYS_PROCESS_MRELEASE, uintptr(fd), 0, 0)
 	return err
+}
+
+// leaveCPUTo moves the calling thread to another processor than the one on
+// which a process ran last, until the returned function is called: woken up
+// there by a signal, the process does not take the processor from the thread.
+// The goroutine must be locked to its thread. It does nothing where there is no
+// other processor.
+func leaveCPUTo(pid HostPID) (restore func()) {
+	nothing := func() {}
+	st, err := procfs.Stat(int(pid))
+	if err != nil {
+		return nothing
+	}
+	var old unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &old); err != nil || !old.IsSet(st.Processor) || old.Count() < 2 {
+		return nothing
+	}
+	others := old
+	others.Clear(st.Processor)
+	if err := unix.SchedSetaffinity(0, &others); err != nil {
+		return nothing
+	}
+	return func() { _ = unix.SchedSetaffinity(0, &old) } // what was allowed before still is
 }
 
 func reap(ctx context.Context, tid HostPID) error {
