@@ -29,7 +29,7 @@ func (*plugin) Check(_ context.Context, req *sdk.CheckRequest) ([]sdk.Finding, e
 		if len(members) == 0 {
 			continue
 		}
-		x := &examination{tree: req.Tree, resource: r, members: members, frozen: req.Frozen}
+		x := &examination{tree: req.Tree, resource: r, members: members, frozen: req.Frozen, preview: req.Preview}
 		err := x.examine()
 		gone := errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
 		switch {
@@ -52,6 +52,8 @@ type examination struct {
 	resource *sdk.Resource
 	members  []*sdk.Process
 	frozen   bool
+	// preview tells that the frozen tree is going to be examined as well.
+	preview  bool
 	findings []sdk.Finding
 }
 
@@ -151,6 +153,10 @@ func (x *examination) segments() (int, error) {
 	forced, err := os.ReadFile("/proc/sys/" + rmidForced)
 	if err != nil {
 		return 0, err
+	}
+	if x.preview {
+		rows, err := procfs.SysVIPC(procfs.SharedMemory)
+		return len(rows), err
 	}
 	var rows []procfs.SysVObject
 	var wrong []sdk.Finding
