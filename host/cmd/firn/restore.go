@@ -24,7 +24,11 @@ With --new-pid-namespace the tree sees its old process ids in a PID namespace of
 its own, where they are always free; the host sees others, and those are what
 restore prints. The namespace ends with the root process, and everybody in it.
 The tree gets a mount namespace of its own as well, with the mounts of the caller
-and its own /proc.`
+and its own /proc.
+
+Tasks go back to the control groups that they were in, if these are there. With
+--manage-cgroups those that are missing are created, with the limits and owners
+that they had at the checkpoint, and removed again if the restore fails.`
 
 func newRestore(g *global) *cobra.Command {
 	cfg := restore.Config{}
@@ -77,6 +81,7 @@ func newRestore(g *global) *cobra.Command {
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP)")
 	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
+	f.Bool("manage-cgroups", false, "create the control groups that are missing, with the limits that they had")
 	f.Bool("host-clocks", false, "do not continue CLOCK_MONOTONIC and CLOCK_BOOTTIME: let the tree see those of this machine")
 	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "give up, and end what was created, after this time")
 	return cmd
