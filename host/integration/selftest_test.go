@@ -40,6 +40,11 @@ func TestSubjectsDetectChange(t *testing.T) {
 		s.ask("drain")
 		s.line("bad: stream")
 	})
+	t.Run("watchers", func(t *testing.T) {
+		s := startC(t, "watchers", "damaged")
+		s.ask("drain")
+		s.line("bad: modify")
+	})
 	t.Run("taskstate", func(t *testing.T) {
 		s := startC(t, "taskstate")
 		s.ask("break")
@@ -90,5 +95,6 @@ func TestSubjectsAlone(t *testing.T) {
 	t.Run("listeners", func(t *testing.T) { finishListeners(t, startC(t, "listeners")) })
 	t.Run("events", func(t *testing.T) { finishQueues(startC(t, "events")) })
 	t.Run("locks", func(t *testing.T) { finishQueues(startC(t, "events", "locks")) })
+	t.Run("watchers", func(t *testing.T) { finishQueues(startC(t, "watchers")) })
 	t.Run("gorun", func(t *testing.T) { greet(t, startGo(t, "gorun")) })
 }

@@ -173,6 +173,18 @@ func TestEvents(t *testing.T) {
 	finishQueues(s)
 }
 
+// TestWatchers: inotify and fanotify go on reporting what they did.
+func TestWatchers(t *testing.T) {
+	s := startC(t, "watchers")
+	s.checkpoint("--leave-running")
+	s.unharmed()
+	for range 2 {
+		s.cycle()
+		s.unharmed()
+	}
+	finishQueues(s)
+}
+
 // TestLocks: locks are carried with --file-locks, and named without it.
 func TestLocks(t *testing.T) {
 	s := startC(t, "events", "locks")

@@ -16,7 +16,7 @@ func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Findin
 	if p.known == nil {
 		p.known = &outsiders{}
 	}
-	s, err := newSurvey(ctx, req.Session, p.known)
+	s, err := newSurvey(ctx, req.Session, p.known, req.Frozen)
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +57,16 @@ func (p *plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk
 	}
 	for _, object := range im.ghostOrder {
 		c.add(object)(checkGhost(im.ghosts[object].msg))
+	}
+	for _, n := range im.inotifies {
+		for _, w := range n.msg.GetWatches() {
+			c.add(n.object)(checkWatched(w.GetOn()))
+		}
+	}
+	for _, g := range im.fanotifies {
+		for _, m := range g.msg.GetMarks() {
+			c.add(g.object)(checkWatched(m.GetOn()))
+		}
 	}
 	for _, d := range im.devices {
 		if _, err := devicePath(d.msg); err != nil {

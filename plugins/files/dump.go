@@ -49,7 +49,7 @@ func (p *plugin) takeSurvey(ctx context.Context, sess *sdk.Session) (*survey, er
 	if s != nil {
 		s.close()
 	}
-	return newSurvey(ctx, sess, known)
+	return newSurvey(ctx, sess, known, true)
 }
 
 // isOf tells whether the survey is of what a session is about. Only a test has

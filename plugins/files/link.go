@@ -41,11 +41,9 @@ func (p *plugin) LinkFiles(ctx context.Context, req *sdk.RestoreRequest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range im.states {
-		fd, ok := p.made[im.states[i].Object]
-		if !ok {
-			return fmt.Errorf("link object %d: it was not restored: %w", im.states[i].Object, sdk.ErrCorrupt)
+		if im.states[i].FD, err = p.madeFD(im.states[i].Object); err != nil {
+			return fmt.Errorf("link object %d: %w", im.states[i].Object, err)
 		}
-		im.states[i].FD = fd
 	}
 	return openfile.SetStates(ctx, req, im.states)
 }

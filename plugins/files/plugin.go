@@ -22,6 +22,8 @@ const (
 	kindTimerfd  uint32 = 9
 	kindGhost    uint32 = 10
 	kindContent  uint32 = 11
+	kindInotify  uint32 = 20
+	kindFanotify uint32 = 21
 )
 
 // devices are the character devices that have no state, by their minor number
@@ -42,6 +44,8 @@ const (
 	anonEpoll    = "[eventpoll]"
 	anonSignalfd = "[signalfd]"
 	anonTimerfd  = "[timerfd]"
+	anonInotify  = "inotify" // without brackets, unlike all others
+	anonFanotify = "[fanotify]"
 )
 
 // plugin carries files.
@@ -73,13 +77,13 @@ func (*plugin) Describe() sdk.Description {
 			Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: devMajor, Minor: minor},
 		})
 	}
-	for _, name := range []string{anonEventfd, anonEpoll, anonSignalfd, anonTimerfd} {
+	for _, name := range []string{anonEventfd, anonEpoll, anonSignalfd, anonTimerfd, anonInotify, anonFanotify} {
 		claims = append(claims, sdk.Claim{Kind: sdk.KindFile, Anon: name})
 	}
 	return sdk.Description{
 		Name:    "files",
 		Version: "0.1.0",
-		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, eventfd, epoll, signalfd, timerfd",
+		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, eventfd, epoll, signalfd, timerfd, inotify, fanotify",
 		Claims:  claims,
 		Records: []sdk.RecordType{
 			{Kind: kindNamed, Version: 1, Message: &filespb.Named{}},
@@ -93,6 +97,8 @@ func (*plugin) Describe() sdk.Description {
 			{Kind: kindTimerfd, Version: 1, Message: &filespb.Timerfd{}},
 			{Kind: kindGhost, Version: 1, Message: &filespb.Ghost{}},
 			{Kind: kindContent, Version: 1, Name: "content"},
+			{Kind: kindInotify, Version: 1, Message: &filespb.Inotify{}},
+			{Kind: kindFanotify, Version: 1, Message: &filespb.Fanotify{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE"},
 	}

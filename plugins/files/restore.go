@@ -25,6 +25,9 @@ type image struct {
 	timerfds  []record[*filespb.Timerfd]
 	epolls    []record[*filespb.Epoll]
 	pipes     []*pipeSet
+
+	inotifies  []record[*filespb.Inotify]
+	fanotifies []record[*filespb.Fanotify]
 	// ghosts are by object; ghostOrder is the order of their records.
 	ghosts     map[uint64]*ghostSet
 	ghostOrder []uint64
@@ -72,6 +75,10 @@ func (im *image) add(r sdk.Record, pipes map[uint64]*pipeSet) error {
 		return decode(im, r, &filespb.Timerfd{}, &im.timerfds)
 	case kindEpoll:
 		return decode(im, r, &filespb.Epoll{}, &im.epolls)
+	case kindInotify:
+		return decode(im, r, &filespb.Inotify{}, &im.inotifies)
+	case kindFanotify:
+		return decode(im, r, &filespb.Fanotify{}, &im.fanotifies)
 	case kindGhost, kindContent:
 		return im.addGhost(r)
 	case kindPipe, kindPipeData, kindPipeEnd:
@@ -193,6 +200,12 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 		return err
 	}
 	if err := each(ctx, r, "make", im.epolls, makeEpoll); err != nil {
+		return err
+	}
+	if err := each(ctx, r, "make", im.inotifies, makeInotify); err != nil {
+		return err
+	}
+	if err := each(ctx, r, "make", im.fanotifies, makeFanotify); err != nil {
 		return err
 	}
 	return each(ctx, r, "open", im.named, r.openNamed)
