@@ -45,6 +45,16 @@ func TestSubjectsDetectChange(t *testing.T) {
 		s.ask("drain")
 		s.line("bad: modify")
 	})
+	t.Run("pidfds", func(t *testing.T) {
+		s := startC(t, "pidfds", "damaged")
+		s.ask("drain")
+		s.line("bad: pidfd of a child")
+	})
+	t.Run("namespaces", func(t *testing.T) {
+		s := startC(t, "namespaces", "damaged")
+		s.ask("drain")
+		s.line("bad: uts")
+	})
 	t.Run("taskstate", func(t *testing.T) {
 		s := startC(t, "taskstate")
 		s.ask("break")
@@ -96,5 +106,7 @@ func TestSubjectsAlone(t *testing.T) {
 	t.Run("events", func(t *testing.T) { finishQueues(startC(t, "events")) })
 	t.Run("locks", func(t *testing.T) { finishQueues(startC(t, "events", "locks")) })
 	t.Run("watchers", func(t *testing.T) { finishQueues(startC(t, "watchers")) })
+	t.Run("pidfds", func(t *testing.T) { finishQueues(startC(t, "pidfds")) })
+	t.Run("namespaces", func(t *testing.T) { finishQueues(startC(t, "namespaces")) })
 	t.Run("gorun", func(t *testing.T) { greet(t, startGo(t, "gorun")) })
 }

@@ -185,6 +185,39 @@ func TestWatchers(t *testing.T) {
 	finishQueues(s)
 }
 
+// TestPidfds: pidfds refer to the restored tasks, and to those that were reaped.
+func TestPidfds(t *testing.T) {
+	s := startC(t, "pidfds")
+	s.checkpoint("--leave-running")
+	for range 2 {
+		s.cycle()
+		s.unharmed()
+	}
+	finishQueues(s)
+}
+
+// TestPidfdOutside: a pidfd of a process outside the tree is refused by name.
+func TestPidfdOutside(t *testing.T) {
+	s := startC(t, "pidfds", "outside")
+	var fd int
+	if _, err := fmt.Sscanf(s.line("outside"), "outside %d", &fd); err != nil {
+		t.Fatal(err)
+	}
+	names(t, s.refused(), s.PID, blocker{fd, "pidfd"})
+}
+
+// TestNamespaceFiles: files of namespaces are of those in which the program is
+// after the restore.
+func TestNamespaceFiles(t *testing.T) {
+	s := startC(t, "namespaces")
+	s.checkpoint("--leave-running")
+	for range 2 {
+		s.cycle()
+		s.unharmed()
+	}
+	finishQueues(s)
+}
+
 // TestLocks: locks are carried with --file-locks, and named without it.
 func TestLocks(t *testing.T) {
 	s := startC(t, "events", "locks")

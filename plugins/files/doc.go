@@ -1,6 +1,6 @@
 // Package files is the plugin for files: regular files, directories, pipes,
 // FIFOs, the devices that have no state, and the anonymous files that stand for
-// something else (eventfd, epoll, signalfd, timerfd, inotify, fanotify).
+// something else (eventfd, epoll, signalfd, timerfd, inotify, fanotify, pidfds, namespaces).
 //
 // A file that has a name is opened again by that name, after it was checked
 // that the name still leads to the file of the checkpoint. What has no name is

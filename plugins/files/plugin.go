@@ -24,6 +24,9 @@ const (
 	kindContent  uint32 = 11
 	kindInotify  uint32 = 20
 	kindFanotify uint32 = 21
+	kindPidfd    uint32 = 22
+
+	kindNamespace uint32 = 23
 )
 
 // devices are the character devices that have no state, by their minor number
@@ -46,6 +49,7 @@ const (
 	anonTimerfd  = "[timerfd]"
 	anonInotify  = "inotify" // without brackets, unlike all others
 	anonFanotify = "[fanotify]"
+	anonPidfd    = "[pidfd]"
 )
 
 // plugin carries files.
@@ -77,13 +81,13 @@ func (*plugin) Describe() sdk.Description {
 			Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: devMajor, Minor: minor},
 		})
 	}
-	for _, name := range []string{anonEventfd, anonEpoll, anonSignalfd, anonTimerfd, anonInotify, anonFanotify} {
+	for _, name := range []string{anonEventfd, anonEpoll, anonSignalfd, anonTimerfd, anonInotify, anonFanotify, anonPidfd} {
 		claims = append(claims, sdk.Claim{Kind: sdk.KindFile, Anon: name})
 	}
 	return sdk.Description{
 		Name:    "files",
 		Version: "0.1.0",
-		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, eventfd, epoll, signalfd, timerfd, inotify, fanotify",
+		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, eventfd, epoll, signalfd, timerfd, inotify, fanotify, pidfd, namespaces",
 		Claims:  claims,
 		Records: []sdk.RecordType{
 			{Kind: kindNamed, Version: 1, Message: &filespb.Named{}},
@@ -99,6 +103,8 @@ func (*plugin) Describe() sdk.Description {
 			{Kind: kindContent, Version: 1, Name: "content"},
 			{Kind: kindInotify, Version: 1, Message: &filespb.Inotify{}},
 			{Kind: kindFanotify, Version: 1, Message: &filespb.Fanotify{}},
+			{Kind: kindPidfd, Version: 1, Message: &filespb.Pidfd{}},
+			{Kind: kindNamespace, Version: 1, Message: &filespb.Namespace{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE"},
 	}

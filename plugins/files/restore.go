@@ -28,6 +28,8 @@ type image struct {
 
 	inotifies  []record[*filespb.Inotify]
 	fanotifies []record[*filespb.Fanotify]
+	pidfds     []record[*filespb.Pidfd]
+	namespaces []record[*filespb.Namespace]
 	// ghosts are by object; ghostOrder is the order of their records.
 	ghosts     map[uint64]*ghostSet
 	ghostOrder []uint64
@@ -79,6 +81,10 @@ func (im *image) add(r sdk.Record, pipes map[uint64]*pipeSet) error {
 		return decode(im, r, &filespb.Inotify{}, &im.inotifies)
 	case kindFanotify:
 		return decode(im, r, &filespb.Fanotify{}, &im.fanotifies)
+	case kindPidfd:
+		return decode(im, r, &filespb.Pidfd{}, &im.pidfds)
+	case kindNamespace:
+		return decode(im, r, &filespb.Namespace{}, &im.namespaces)
 	case kindGhost, kindContent:
 		return im.addGhost(r)
 	case kindPipe, kindPipeData, kindPipeEnd:
@@ -206,6 +212,12 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 		return err
 	}
 	if err := each(ctx, r, "make", im.fanotifies, makeFanotify); err != nil {
+		return err
+	}
+	if err := each(ctx, r, "make", im.pidfds, r.makePidfd); err != nil {
+		return err
+	}
+	if err := each(ctx, r, "open", im.namespaces, r.openNamespace); err != nil {
 		return err
 	}
 	return each(ctx, r, "open", im.named, r.openNamed)

@@ -93,6 +93,9 @@ func (s *survey) examine(it *item) error {
 		s.block(it, f.Link+": sockets are not carried by this plugin", "")
 		return nil
 	case sdk.TypeRegular, sdk.TypeDirectory, sdk.TypeSymlink:
+		if namespaceName(f.Link) != "" {
+			return s.examineNamespace(it)
+		}
 		return s.examineNamed(it)
 	case sdk.TypeChar:
 		return s.examineDevice(it)
@@ -108,6 +111,8 @@ func (s *survey) examine(it *item) error {
 		return s.examineSignalfd(it)
 	case anonTimerfd:
 		return s.examineTimerfd(it)
+	case anonPidfd:
+		return s.examinePidfd(it)
 	case anonInotify, anonFanotify:
 		return nil
 	}
