@@ -55,6 +55,11 @@ func TestSubjectsDetectChange(t *testing.T) {
 		s.ask("drain")
 		s.line("bad: uts")
 	})
+	t.Run("ghosts", func(t *testing.T) {
+		s := startC(t, "ghosts", "damaged")
+		s.ask("drain")
+		s.line("bad: deleted")
+	})
 	t.Run("taskstate", func(t *testing.T) {
 		s := startC(t, "taskstate")
 		s.ask("break")
@@ -108,5 +113,6 @@ func TestSubjectsAlone(t *testing.T) {
 	t.Run("watchers", func(t *testing.T) { finishQueues(startC(t, "watchers")) })
 	t.Run("pidfds", func(t *testing.T) { finishQueues(startC(t, "pidfds")) })
 	t.Run("namespaces", func(t *testing.T) { finishQueues(startC(t, "namespaces")) })
+	t.Run("ghosts", func(t *testing.T) { finishQueues(startC(t, "ghosts")) })
 	t.Run("gorun", func(t *testing.T) { greet(t, startGo(t, "gorun")) })
 }

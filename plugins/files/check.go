@@ -74,7 +74,7 @@ func (p *plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk
 		}
 	}
 	for _, s := range im.pipes {
-		if len(s.pipe.GetPath()) == 0 || len(s.ends) == 0 {
+		if len(s.pipe.GetPath()) == 0 || s.pipe.GetDeleted() || len(s.ends) == 0 {
 			continue
 		}
 		// Only path and type count for a FIFO.

@@ -2,6 +2,9 @@
 // FIFOs, the devices that have no state, and the anonymous files that stand for
 // something else (eventfd, epoll, signalfd, timerfd, inotify, fanotify, pidfds, namespaces).
 //
+// What was deleted is carried with its content, made and deleted again; if it has
+// another name, that one is used.
+//
 // A file that has a name is opened again by that name, after it was checked
 // that the name still leads to the file of the checkpoint. What has no name is
 // made anew in the plugin's process and filled: pipes with their content and

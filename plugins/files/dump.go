@@ -16,6 +16,9 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		return err
 	}
 	defer s.close()
+	if err := p.dumpRemaps(s); err != nil {
+		return err
+	}
 	if err := s.dumpGhosts(ctx, req.Records); err != nil {
 		return err
 	}
@@ -68,5 +71,5 @@ func (p *plugin) Abort(context.Context) error {
 		p.frozen.close()
 	}
 	p.frozen, p.known = nil, nil
-	return nil
+	return p.removeRemaps()
 }

@@ -44,12 +44,7 @@ func (s *survey) examineGhost(it *item, msg *filespb.Named, g *filespb.Ghost) er
 		return fmt.Errorf("fstat: %w", err)
 	}
 	if st.Nlink > 0 {
-		s.block(it, string(g.Path)+" (deleted): the file has another name that is not known", "")
-		return nil
-	}
-	if it.file().Flags&unix.O_PATH != 0 {
-		s.block(it, string(g.Path)+" (deleted): opened with O_PATH only", "")
-		return nil
+		return s.examineLinked(it, fd, msg, g)
 	}
 	it.msg = msg
 	key := fileKey{it.file().Dev, it.file().Ino}
@@ -72,11 +67,6 @@ func (s *survey) readGhost(it *item, fd int, st *unix.Stat_t, g *filespb.Ghost) 
 	name := string(g.Path) + " (deleted)"
 	if g.Memory {
 		name = "memory file " + string(g.Path)
-		seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-		if err != nil {
-			return fmt.Errorf("get seals: %w", err)
-		}
-		g.Seals = uint32(seals)
 		var fs unix.Statfs_t
 		if err := unix.Fstatfs(fd, &fs); err != nil {
 			return fmt.Errorf("statfs: %w", err)
@@ -85,8 +75,13 @@ func (s *survey) readGhost(it *item, fd int, st *unix.Stat_t, g *filespb.Ghost) 
 			s.block(it, name+": has huge pages, which are not carried", "")
 			return nil
 		}
-	} else {
+	} else if st.Mode&unix.S_IFMT == unix.S_IFREG {
 		g.Unnamed = filepath.Base(string(g.Path)) == fmt.Sprintf("#%d", st.Ino)
+	}
+	g.Mode, g.Uid, g.Gid = st.Mode, st.Uid, st.Gid
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		s.report.Add(it.res, sdk.LevelOK, "ok, will be made and deleted again", "")
+		return nil
 	}
 	limit, err := s.ghostLimit()
 	if err != nil {
@@ -99,7 +94,7 @@ func (s *survey) readGhost(it *item, fd int, st *unix.Stat_t, g *filespb.Ghost) 
 	} else {
 		s.report.Add(it.res, sdk.LevelOK, fmt.Sprintf("ok, %d bytes go into the image", used), "")
 	}
-	g.Mode, g.Uid, g.Gid, g.Size = st.Mode, st.Uid, st.Gid, st.Size
+	g.Size = st.Size
 	g.Atime, g.Mtime = st.Atim.Nano(), st.Mtim.Nano()
 	self := fmt.Sprintf("/proc/self/fd/%d", fd)
 	if g.Attributes, err = readAttributes(self); err != nil {
@@ -110,6 +105,13 @@ func (s *survey) readGhost(it *item, fd int, st *unix.Stat_t, g *filespb.Ghost) 
 		return err
 	}
 	defer file.Close()
+	if g.Memory {
+		seals, err := unix.FcntlInt(file.Fd(), unix.F_GET_SEALS, 0)
+		if err != nil {
+			return fmt.Errorf("get seals: %w", err)
+		}
+		g.Seals = uint32(seals)
+	}
 	g.Extents, err = readExtents(file, g.Size)
 	return err
 }

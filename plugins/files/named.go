@@ -80,8 +80,8 @@ func (s *survey) examineUnreachable(it *item, msg *filespb.Named) error {
 		s.block(it, f.Link+": the path leads to another file now, or only in another root or mount namespace", "")
 	case !ours:
 		s.block(it, f.Link+": a file without a name, on a mount that cannot be reached", "")
-	case f.Type != sdk.TypeRegular:
-		s.block(it, f.Link+": only regular files are carried without a name", "")
+	case f.Type != sdk.TypeRegular && f.Type != sdk.TypeDirectory:
+		s.block(it, f.Link+": only regular files and directories are carried without a name", "")
 	default:
 		return s.examineGhost(it, msg, &filespb.Ghost{Path: []byte(path)})
 	}
@@ -111,6 +111,9 @@ func checkNamed(n *filespb.Named) (level sdk.Level, text, help string) {
 	path := string(n.GetPath())
 	if n.GetProcess() != 0 || n.GetGhost() != 0 {
 		return sdk.LevelOK, "", "" // comes with the process, or with the image
+	}
+	if len(n.GetLink()) > 0 {
+		path = string(n.GetLink())
 	}
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, statxMask, &st)

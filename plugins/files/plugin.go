@@ -59,6 +59,8 @@ type plugin struct {
 	frozen *survey
 	// known remembers what was looked for in other processes before the freeze.
 	known *outsiders
+	// remaps are names that this process made, or is to remove.
+	remaps []string
 	// made are the restored descriptors of this process, by object.
 	made map[uint64]int
 }

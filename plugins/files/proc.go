@@ -103,6 +103,10 @@ func (r *restore) reopenNamed(n *filespb.Named) (path string, fd int, err error)
 		fd, err = reopenFD(g.fd, flags)
 		return path, fd, err
 	}
+	if len(n.GetLink()) > 0 {
+		fd, err = openLinked(n, flags)
+		return path, fd, err
+	}
 	if id := sdk.TaskID(n.GetProcess()); id != 0 {
 		pid := int(id)
 		if p := r.req.Tree.Process(id); p != nil {

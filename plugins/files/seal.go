@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/plugins/files/filespb"
 	"github.com/firn-cr/firn/sdk"
 )
 
-// Seal implements [sdk.Sealer]: it sets the watches of inotify and fanotify.
-// That comes last, so that the program is not told what the restore itself
-// does to its files.
+// Seal implements [sdk.Sealer]: it seals memory files, which somebody else may
+// have had to map before, and sets the watches of inotify and fanotify. Those
+// come last, so that the program is not told what the restore itself does to its
+// files.
 func (p *plugin) Seal(_ context.Context, req *sdk.RestoreRequest) error {
 	im, err := readImage(req.Records)
 	if err != nil {
@@ -17,6 +21,11 @@ func (p *plugin) Seal(_ context.Context, req *sdk.RestoreRequest) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, object := range im.ghostOrder {
+		if err := p.seal(object, im.ghosts[object].msg); err != nil {
+			return fmt.Errorf("memory file %s: %w", im.ghosts[object].msg.GetPath(), err)
+		}
+	}
 	for _, n := range im.inotifies {
 		fd, err := p.madeFD(n.object)
 		if err == nil {
@@ -34,6 +43,26 @@ func (p *plugin) Seal(_ context.Context, req *sdk.RestoreRequest) error {
 		if err != nil {
 			return fmt.Errorf("fanotify of object %d: %w", g.object, err)
 		}
+	}
+	return nil
+}
+
+// seal seals a memory file. That needs a description that can write.
+func (p *plugin) seal(object uint64, g *filespb.Ghost) error {
+	if !g.GetMemory() || g.GetSeals() == 0 {
+		return nil
+	}
+	made, err := p.madeFD(object)
+	if err != nil {
+		return err
+	}
+	fd, err := reopenFD(made, unix.O_RDWR)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, int(g.GetSeals())); err != nil {
+		return fmt.Errorf("seal with %#x: %w", g.GetSeals(), err)
 	}
 	return nil
 }

@@ -112,12 +112,12 @@ func cloneAndExit(args *cloneArgs, none *unix.Sigset_t, status unix.WaitStatus) 
 		return int(pid), errno
 	}
 	if signal != 0 {
-		unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
-		unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(none)), 0, 8, 0, 0)
+		_, _, _ = unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
+		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(none)), 0, 8, 0, 0)
 		self, _, _ := unix.RawSyscall(unix.SYS_GETPID, 0, 0, 0)
-		unix.RawSyscall(unix.SYS_KILL, self, signal, 0)
+		_, _, _ = unix.RawSyscall(unix.SYS_KILL, self, signal, 0)
 	}
 	for {
-		unix.RawSyscall(unix.SYS_EXIT_GROUP, code, 0, 0)
+		_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, code, 0, 0)
 	}
 }

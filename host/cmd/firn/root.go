@@ -99,6 +99,7 @@ func envOr(name, fallback string) string {
 func addPluginFlags(f *pflag.FlagSet) {
 	f.Bool("file-locks", false, "carry file locks: nobody else may hold or wait for them meanwhile")
 	f.String("ghost-limit", "1M", "carry the content of deleted files up to this size")
+	f.Bool("link-remap", false, "give deleted files that have another, unknown name one more until the restore")
 	f.Bool("ext-unix-sk", false, "allow unix datagram sockets that are connected to a socket outside of the tree")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
 }

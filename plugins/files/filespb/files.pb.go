@@ -255,8 +255,14 @@ type Named struct {
 	Process uint32 `protobuf:"varint,6,opt,name=process,proto3" json:"process,omitempty"`
 	// The file has no name any more: it is the one whose Ghost record has this
 	// object, and the identity is not set.
-	Ghost         uint64  `protobuf:"varint,7,opt,name=ghost,proto3" json:"ghost,omitempty"`
-	Locks         []*Lock `protobuf:"bytes,8,rep,name=locks,proto3" json:"locks,omitempty"`
+	Ghost uint64  `protobuf:"varint,7,opt,name=ghost,proto3" json:"ghost,omitempty"`
+	Locks []*Lock `protobuf:"bytes,8,rep,name=locks,proto3" json:"locks,omitempty"`
+	// The path was deleted, but the file has this other name. It gets its path
+	// back for the moment in which it is opened.
+	Link []byte `protobuf:"bytes,9,opt,name=link,proto3" json:"link,omitempty"`
+	// The other name was made by the checkpoint (--link-remap): the restore
+	// removes it when the tree runs.
+	Remapped      bool `protobuf:"varint,10,opt,name=remapped,proto3" json:"remapped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +351,20 @@ func (x *Named) GetLocks() []*Lock {
 		return x.Locks
 	}
 	return nil
+}
+
+func (x *Named) GetLink() []byte {
+	if x != nil {
+		return x.Link
+	}
+	return nil
+}
+
+func (x *Named) GetRemapped() bool {
+	if x != nil {
+		return x.Remapped
+	}
+	return false
 }
 
 // Lock is a lock that is held through a description.
@@ -444,8 +464,8 @@ func (x *Lock) GetFd() uint32 {
 	return 0
 }
 
-// Ghost is a file without a name: deleted, made by O_TMPFILE, or by
-// memfd_create(2). It precedes its content, which is in bulk records, one for
+// Ghost is a file or directory without a name: deleted, made by O_TMPFILE, or
+// by memfd_create(2). It precedes its content, which is in bulk records, one for
 // each extent, and its descriptions.
 type Ghost struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -765,7 +785,12 @@ type Pipe struct {
 	Size int64  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"` // capacity in bytes (F_GETPIPE_SZ)
 	// A reader of the FIFO would get end-of-file rather than wait for a first
 	// writer.
-	HadWriter     bool `protobuf:"varint,4,opt,name=had_writer,json=hadWriter,proto3" json:"had_writer,omitempty"`
+	HadWriter bool `protobuf:"varint,4,opt,name=had_writer,json=hadWriter,proto3" json:"had_writer,omitempty"`
+	// The FIFO was deleted: it is made with this path and deleted again.
+	Deleted       bool   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Mode          uint32 `protobuf:"varint,6,opt,name=mode,proto3" json:"mode,omitempty"` // of a deleted one, with its owner
+	Uid           uint32 `protobuf:"varint,7,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32 `protobuf:"varint,8,opt,name=gid,proto3" json:"gid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -826,6 +851,34 @@ func (x *Pipe) GetHadWriter() bool {
 		return x.HadWriter
 	}
 	return false
+}
+
+func (x *Pipe) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+func (x *Pipe) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Pipe) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Pipe) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
 }
 
 // PipeData is a piece of what is in a pipe, in order.
@@ -1390,7 +1443,7 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05mtime\x18\x05 \x01(\x03R\x05mtime\x12\x14\n" +
-	"\x05btime\x18\x06 \x01(\x03R\x05btime\"\x99\x02\n" +
+	"\x05btime\x18\x06 \x01(\x03R\x05btime\"\xc9\x02\n" +
 	"\x05Named\x12<\n" +
 	"\vdescription\x18\x01 \x01(\v2\x1a.firn.files.v1.DescriptionR\vdescription\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x123\n" +
@@ -1399,7 +1452,10 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x06pseudo\x18\x05 \x01(\bR\x06pseudo\x12\x18\n" +
 	"\aprocess\x18\x06 \x01(\rR\aprocess\x12\x14\n" +
 	"\x05ghost\x18\a \x01(\x04R\x05ghost\x12)\n" +
-	"\x05locks\x18\b \x03(\v2\x13.firn.files.v1.LockR\x05locks\"\xa6\x01\n" +
+	"\x05locks\x18\b \x03(\v2\x13.firn.files.v1.LockR\x05locks\x12\x12\n" +
+	"\x04link\x18\t \x01(\fR\x04link\x12\x1a\n" +
+	"\bremapped\x18\n" +
+	" \x01(\bR\bremapped\"\xa6\x01\n" +
 	"\x04Lock\x12\x14\n" +
 	"\x05flock\x18\x01 \x01(\bR\x05flock\x12 \n" +
 	"\vdescription\x18\x02 \x01(\bR\vdescription\x12\x14\n" +
@@ -1434,13 +1490,17 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\vdescription\x18\x01 \x01(\v2\x1a.firn.files.v1.DescriptionR\vdescription\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
 	"\x04rdev\x18\x03 \x01(\x04R\x04rdev\x12\x16\n" +
-	"\x06offset\x18\x04 \x01(\x03R\x06offset\"]\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\"\xaf\x01\n" +
 	"\x04Pipe\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x1d\n" +
 	"\n" +
-	"had_writer\x18\x04 \x01(\bR\thadWriter\"J\n" +
+	"had_writer\x18\x04 \x01(\bR\thadWriter\x12\x18\n" +
+	"\adeleted\x18\x05 \x01(\bR\adeleted\x12\x12\n" +
+	"\x04mode\x18\x06 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\a \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\b \x01(\rR\x03gid\"J\n" +
 	"\bPipeData\x12\x12\n" +
 	"\x04pipe\x18\x01 \x01(\x04R\x04pipe\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +

@@ -224,7 +224,7 @@ func (tr *Trip) TryRestore() error {
 			return err
 		}
 	}
-	for _, phase := range []wire.Phase{wire.PhaseLinkFiles, wire.PhaseSeal} {
+	for _, phase := range []wire.Phase{wire.PhaseLinkFiles, wire.PhaseSeal, wire.PhaseResumed} {
 		if !tr.h.Info().Has(phase) {
 			continue
 		}
