@@ -46,6 +46,10 @@ type CheckRequest struct {
 	*Session
 	// Frozen is true in the second call.
 	Frozen bool
+	// Preview is true in the first call if a second one is sure to follow: what
+	// takes long to find out may be left to that one, and rare blockers with it.
+	// Without it the report is all that its reader gets ("firn check").
+	Preview bool
 }
 
 // Level says what a [Finding] means.

@@ -18,7 +18,14 @@ const noWay = "not carried by this version: end the use of it before the checkpo
 func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Finding, error) {
 	p.forget()
 	p.files.begin()
-	spaces, err := p.readSpaces(ctx, req.Session, req.Frozen)
+	how := running
+	switch {
+	case req.Frozen:
+		how = frozen
+	case req.Preview:
+		how = preview
+	}
+	spaces, err := p.readSpaces(ctx, req.Session, how)
 	if err != nil {
 		return nil, err
 	}

@@ -9,10 +9,12 @@ import (
 
 // threadNamespaces are the namespaces that a thread can have for itself, by
 // their names in /proc/PID/ns, with the name of what the main thread must have
-// for it. Two are those of future children. Whole processes in namespaces are
+// for it. Two are those of future children. The time namespace is one for all:
+// threads are born into that of their creator (copy_namespaces in
+// kernel/nsproxy.c), and only a single thread may enter another. Whole processes in namespaces are
 // the business of the plugins that claim them.
 var threadNamespaces = []struct{ name, main string }{
-	{"cgroup", "cgroup"}, {"ipc", "ipc"}, {"mnt", "mnt"}, {"net", "net"}, {"uts", "uts"}, {"time", "time"},
+	{"cgroup", "cgroup"}, {"ipc", "ipc"}, {"mnt", "mnt"}, {"net", "net"}, {"uts", "uts"},
 	{"pid_for_children", "pid"}, {"time_for_children", "time"},
 }
 
@@ -38,6 +40,9 @@ func (x *examination) threadNamespaces(i int) error {
 	}
 	return readNamespaces(x.proc.Threads[i].TID, func(dir int) error {
 		for n, ns := range threadNamespaces {
+			if i == 0 && ns.name == ns.main {
+				continue // it is what others are compared with
+			}
 			own, err := namespace(dir, ns.name)
 			if err != nil {
 				return err
