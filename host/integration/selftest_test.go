@@ -60,6 +60,11 @@ func TestSubjectsDetectChange(t *testing.T) {
 		s.ask("drain")
 		s.line("bad: deleted")
 	})
+	t.Run("carried", func(t *testing.T) {
+		s := startC(t, "carried", "damaged")
+		s.ask("drain")
+		s.line("bad: data")
+	})
 	t.Run("taskstate", func(t *testing.T) {
 		s := startC(t, "taskstate")
 		s.ask("break")
@@ -114,5 +119,6 @@ func TestSubjectsAlone(t *testing.T) {
 	t.Run("pidfds", func(t *testing.T) { finishQueues(startC(t, "pidfds")) })
 	t.Run("namespaces", func(t *testing.T) { finishQueues(startC(t, "namespaces")) })
 	t.Run("ghosts", func(t *testing.T) { finishQueues(startC(t, "ghosts")) })
+	t.Run("carried", func(t *testing.T) { finishQueues(startC(t, "carried")) })
 	t.Run("gorun", func(t *testing.T) { greet(t, startGo(t, "gorun")) })
 }

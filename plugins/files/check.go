@@ -38,13 +38,17 @@ func (p *plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk
 	if err != nil {
 		return nil, err
 	}
+	rules, err := readPolicies(req.Session)
+	if err != nil {
+		return nil, err
+	}
 	c := &imageCheck{files: map[uint64]*sdk.Resource{}}
 	for i := range req.Resources {
 		c.files[req.Resources[i].Object] = &req.Resources[i]
 	}
 	err = openfile.Each(ctx, len(im.named), func(i int) error {
 		n := im.named[i]
-		c.add(n.object)(checkNamed(n.msg))
+		c.add(n.object)(rules.checkNamed(n.msg))
 		c.add(n.object)(checkLocks(n.msg))
 		if n.msg.GetProcess() != 0 && req.Enabled(newPIDNamespace) {
 			c.add(n.object)(sdk.LevelNote, fmt.Sprintf("%s of task %d in /proc: is that of the host, with the numbers of the host",
@@ -79,7 +83,7 @@ func (p *plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk
 		}
 		// Only path and type count for a FIFO.
 		fifo := &filespb.Named{Path: s.pipe.GetPath(), Identity: &filespb.Identity{Mode: fifoMode}}
-		c.add(s.ends[0].object)(checkNamed(fifo))
+		c.add(s.ends[0].object)(rules.checkNamed(fifo))
 	}
 	return c.report.Findings(), nil
 }

@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -71,5 +72,10 @@ func (p *plugin) Abort(context.Context) error {
 		p.frozen.close()
 	}
 	p.frozen, p.known = nil, nil
-	return p.removeRemaps()
+	errs := []error{p.removeRemaps()}
+	for _, c := range p.carried {
+		errs = append(errs, c.undo())
+	}
+	p.carried = nil
+	return errors.Join(errs...)
 }

@@ -24,7 +24,8 @@ const (
 	contentSize = 1 << 20
 )
 
-// ghost is a file without a name: its content goes into the image.
+// ghost is a file whose content goes into the image: one without a name, or one
+// that is carried.
 type ghost struct {
 	// item is the description through which it is read; its object names it.
 	item *item
@@ -46,6 +47,12 @@ func (s *survey) examineGhost(it *item, msg *filespb.Named, g *filespb.Ghost) er
 	if st.Nlink > 0 {
 		return s.examineLinked(it, fd, msg, g)
 	}
+	return s.addGhost(it, fd, &st, msg, g)
+}
+
+// addGhost notes a description of a file that goes into the image, and reads
+// the file through fd if it is the first one.
+func (s *survey) addGhost(it *item, fd int, st *unix.Stat_t, msg *filespb.Named, g *filespb.Ghost) error {
 	it.msg = msg
 	key := fileKey{it.file().Dev, it.file().Ino}
 	s.mu.Lock()
@@ -59,13 +66,15 @@ func (s *survey) examineGhost(it *item, msg *filespb.Named, g *filespb.Ghost) er
 	}
 	msg.Ghost = it.res.Object
 	s.ghosts[key] = &ghost{item: it, msg: g}
-	return s.readGhost(it, fd, &st, g)
+	return s.readGhost(it, fd, st, g)
 }
 
 // readGhost reads everything but the content.
 func (s *survey) readGhost(it *item, fd int, st *unix.Stat_t, g *filespb.Ghost) error {
 	name := string(g.Path) + " (deleted)"
-	if g.Memory {
+	if g.Carried != nil {
+		name = string(g.Path)
+	} else if g.Memory {
 		name = "memory file " + string(g.Path)
 		var fs unix.Statfs_t
 		if err := unix.Fstatfs(fd, &fs); err != nil {
@@ -88,7 +97,7 @@ func (s *survey) readGhost(it *item, fd int, st *unix.Stat_t, g *filespb.Ghost) 
 		return err
 	}
 	used := st.Blocks * 512
-	if used > limit && !g.Memory {
+	if used > limit && !g.Memory && g.Carried == nil {
 		s.report.Add(it.res, sdk.LevelFlag, fmt.Sprintf("%s: %d bytes of a file without a name would go into the image", name, used),
 			fmt.Sprintf("--%s %d", ghostOption, used))
 	} else {

@@ -41,16 +41,19 @@ func (im *image) addGhost(r sdk.Record) error {
 	return nil
 }
 
-// makeGhost makes a file without a name and fills it. The descriptor is for
+// makeGhost makes a file whose content is in the image. The descriptor is for
 // opening it again.
-func makeGhost(g *ghostSet, records sdk.Records) (err error) {
+func (r *restore) makeGhost(object uint64, g *ghostSet) (err error) {
 	if len(g.content) != len(g.msg.GetExtents()) {
 		return fmt.Errorf("%d of %d pieces of content: %w", len(g.content), len(g.msg.GetExtents()), sdk.ErrCorrupt)
+	}
+	if g.msg.GetCarried() != nil {
+		return r.makeCarried(object, g)
 	}
 	if g.fd, err = createGhost(g.msg); err != nil {
 		return err
 	}
-	if err := fillGhost(g, records); err != nil {
+	if err := fillGhost(g, r.req.Records); err != nil {
 		unix.Close(g.fd)
 		g.fd = -1
 		return err
@@ -182,6 +185,9 @@ func fillGhost(g *ghostSet, records sdk.Records) error {
 
 // checkGhost tells what keeps a file without a name from being made.
 func checkGhost(m *filespb.Ghost) (level sdk.Level, text, help string) {
+	if m.GetCarried() != nil {
+		return checkCarried(m)
+	}
 	if m.GetMemory() {
 		return sdk.LevelOK, "", ""
 	}

@@ -204,7 +204,7 @@ func TestCheckImageNamed(t *testing.T) {
 		os.RemoveAll(path)
 		n := put("0123456789")
 		tt.change()
-		level, text, _ := checkNamed(n)
+		level, text, _ := policies(nil).checkNamed(n)
 		if level != tt.level || !strings.Contains(text, tt.text) {
 			t.Errorf("%s: level %d, %q", tt.name, level, text)
 		}

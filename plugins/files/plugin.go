@@ -61,6 +61,8 @@ type plugin struct {
 	known *outsiders
 	// remaps are names that this process made, or is to remove.
 	remaps []string
+	// carried are files that wait for their names.
+	carried []*carriedFile
 	// made are the restored descriptors of this process, by object.
 	made map[uint64]int
 }

@@ -130,7 +130,7 @@ func openLinked(n *filespb.Named, flags uint32) (fd int, err error) {
 }
 
 // Resumed implements [sdk.Resumer]: it removes the names that the checkpoint
-// made. The tree runs; until here a restore could have failed and be repeated.
+// made, and the files that carried ones have replaced. The tree runs; until here a restore could have failed and be repeated.
 func (p *plugin) Resumed(_ context.Context, req *sdk.RestoreRequest) error {
 	im, err := readImage(req.Records)
 	if err != nil {
@@ -145,5 +145,10 @@ func (p *plugin) Resumed(_ context.Context, req *sdk.RestoreRequest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.remaps = names
-	return p.removeRemaps()
+	errs := []error{p.removeRemaps()}
+	for _, c := range p.carried {
+		errs = append(errs, c.done())
+	}
+	p.carried = nil
+	return errors.Join(errs...)
 }

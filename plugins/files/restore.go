@@ -164,6 +164,9 @@ type restore struct {
 	// the session ends.
 	made   map[uint64]int
 	ghosts map[uint64]*ghostSet
+	// carried are the files that wait for their names.
+	carried  []*carriedFile
+	policies policies
 }
 
 // provide hands an object to the host.
@@ -181,11 +184,14 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 		return err
 	}
 	r := &restore{req: req, made: map[uint64]int{}, ghosts: im.ghosts}
+	if r.policies, err = readPolicies(req.Session); err != nil {
+		return err
+	}
 	defer p.keep(r)
 	defer r.closeGhosts()
 	for _, object := range im.ghostOrder {
-		if err := makeGhost(im.ghosts[object], req.Records); err != nil {
-			return fmt.Errorf("restore %s (deleted): %w", im.ghosts[object].msg.GetPath(), err)
+		if err := r.makeGhost(object, im.ghosts[object]); err != nil {
+			return fmt.Errorf("restore the content of %s: %w", im.ghosts[object].msg.GetPath(), err)
 		}
 	}
 	for _, s := range im.pipes {
@@ -223,11 +229,11 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 	return each(ctx, r, "open", im.named, r.openNamed)
 }
 
-// keep remembers the descriptors for LinkFiles.
+// keep remembers the descriptors and files for later phases.
 func (p *plugin) keep(r *restore) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.made = r.made
+	p.made, p.carried = r.made, r.carried
 }
 
 // closeGhosts closes the descriptors through which ghosts were opened.

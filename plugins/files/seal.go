@@ -10,7 +10,7 @@ import (
 	"github.com/firn-cr/firn/sdk"
 )
 
-// Seal implements [sdk.Sealer]: it seals memory files, which somebody else may
+// Seal implements [sdk.Sealer]: it gives carried files their names, seals memory files, which somebody else may
 // have had to map before, and sets the watches of inotify and fanotify. Those
 // come last, so that the program is not told what the restore itself does to its
 // files.
@@ -21,6 +21,11 @@ func (p *plugin) Seal(_ context.Context, req *sdk.RestoreRequest) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, c := range p.carried {
+		if err := c.place(); err != nil {
+			return err
+		}
+	}
 	for _, object := range im.ghostOrder {
 		if err := p.seal(object, im.ghosts[object].msg); err != nil {
 			return fmt.Errorf("memory file %s: %w", im.ghosts[object].msg.GetPath(), err)

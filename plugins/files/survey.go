@@ -72,6 +72,7 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders, frozen 
 		s.close()
 		return nil, err
 	}
+	s.noteCarryUnused()
 	return s, nil
 }
 

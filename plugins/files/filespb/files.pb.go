@@ -468,19 +468,22 @@ func (x *Lock) GetFd() uint32 {
 // by memfd_create(2). It precedes its content, which is in bulk records, one for
 // each extent, and its descriptions.
 type Ghost struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // last path, or the name of a memory file
-	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`
-	Uid           uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
-	Gid           uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
-	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
-	Atime         int64                  `protobuf:"varint,6,opt,name=atime,proto3" json:"atime,omitempty"` // nanoseconds since 1970
-	Mtime         int64                  `protobuf:"varint,7,opt,name=mtime,proto3" json:"mtime,omitempty"`
-	Extents       []*Extent              `protobuf:"bytes,8,rep,name=extents,proto3" json:"extents,omitempty"` // in order; the rest is holes
-	Attributes    []*Attribute           `protobuf:"bytes,9,rep,name=attributes,proto3" json:"attributes,omitempty"`
-	Unnamed       bool                   `protobuf:"varint,10,opt,name=unnamed,proto3" json:"unnamed,omitempty"` // never had a name (O_TMPFILE)
-	Memory        bool                   `protobuf:"varint,11,opt,name=memory,proto3" json:"memory,omitempty"`   // memfd_create(2)
-	Seals         uint32                 `protobuf:"varint,12,opt,name=seals,proto3" json:"seals,omitempty"`     // of memory files, F_GET_SEALS
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Path       []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // last path, or the name of a memory file
+	Mode       uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	Uid        uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid        uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	Size       int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Atime      int64                  `protobuf:"varint,6,opt,name=atime,proto3" json:"atime,omitempty"` // nanoseconds since 1970
+	Mtime      int64                  `protobuf:"varint,7,opt,name=mtime,proto3" json:"mtime,omitempty"`
+	Extents    []*Extent              `protobuf:"bytes,8,rep,name=extents,proto3" json:"extents,omitempty"` // in order; the rest is holes
+	Attributes []*Attribute           `protobuf:"bytes,9,rep,name=attributes,proto3" json:"attributes,omitempty"`
+	Unnamed    bool                   `protobuf:"varint,10,opt,name=unnamed,proto3" json:"unnamed,omitempty"` // never had a name (O_TMPFILE)
+	Memory     bool                   `protobuf:"varint,11,opt,name=memory,proto3" json:"memory,omitempty"`   // memfd_create(2)
+	Seals      uint32                 `protobuf:"varint,12,opt,name=seals,proto3" json:"seals,omitempty"`     // of memory files, F_GET_SEALS
+	// The file has its name, and its content is in the image (--carry): what it
+	// was, to tell whether it has changed.
+	Carried       *Identity `protobuf:"bytes,13,opt,name=carried,proto3" json:"carried,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -597,6 +600,13 @@ func (x *Ghost) GetSeals() uint32 {
 		return x.Seals
 	}
 	return 0
+}
+
+func (x *Ghost) GetCarried() *Identity {
+	if x != nil {
+		return x.Carried
+	}
+	return nil
 }
 
 // Extent is a range of a file.
@@ -1463,7 +1473,7 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x05start\x18\x04 \x01(\x04R\x05start\x12\x16\n" +
 	"\x06length\x18\x05 \x01(\x04R\x06length\x12\x12\n" +
 	"\x04task\x18\x06 \x01(\rR\x04task\x12\x0e\n" +
-	"\x02fd\x18\a \x01(\rR\x02fd\"\xc6\x02\n" +
+	"\x02fd\x18\a \x01(\rR\x02fd\"\xf9\x02\n" +
 	"\x05Ghost\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
@@ -1479,7 +1489,8 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\aunnamed\x18\n" +
 	" \x01(\bR\aunnamed\x12\x16\n" +
 	"\x06memory\x18\v \x01(\bR\x06memory\x12\x14\n" +
-	"\x05seals\x18\f \x01(\rR\x05seals\"8\n" +
+	"\x05seals\x18\f \x01(\rR\x05seals\x121\n" +
+	"\acarried\x18\r \x01(\v2\x17.firn.files.v1.IdentityR\acarried\"8\n" +
 	"\x06Extent\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\x03R\x06length\"5\n" +
@@ -1580,19 +1591,20 @@ var file_plugins_files_files_proto_depIdxs = []int32{
 	4,  // 3: firn.files.v1.Named.locks:type_name -> firn.files.v1.Lock
 	6,  // 4: firn.files.v1.Ghost.extents:type_name -> firn.files.v1.Extent
 	7,  // 5: firn.files.v1.Ghost.attributes:type_name -> firn.files.v1.Attribute
-	0,  // 6: firn.files.v1.Device.description:type_name -> firn.files.v1.Description
-	0,  // 7: firn.files.v1.PipeEnd.description:type_name -> firn.files.v1.Description
-	0,  // 8: firn.files.v1.Eventfd.description:type_name -> firn.files.v1.Description
-	0,  // 9: firn.files.v1.Signalfd.description:type_name -> firn.files.v1.Description
-	0,  // 10: firn.files.v1.Timerfd.description:type_name -> firn.files.v1.Description
-	0,  // 11: firn.files.v1.Epoll.description:type_name -> firn.files.v1.Description
-	16, // 12: firn.files.v1.Epoll.targets:type_name -> firn.files.v1.EpollTarget
-	17, // 13: firn.files.v1.Epoll.params:type_name -> firn.files.v1.EpollParams
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	2,  // 6: firn.files.v1.Ghost.carried:type_name -> firn.files.v1.Identity
+	0,  // 7: firn.files.v1.Device.description:type_name -> firn.files.v1.Description
+	0,  // 8: firn.files.v1.PipeEnd.description:type_name -> firn.files.v1.Description
+	0,  // 9: firn.files.v1.Eventfd.description:type_name -> firn.files.v1.Description
+	0,  // 10: firn.files.v1.Signalfd.description:type_name -> firn.files.v1.Description
+	0,  // 11: firn.files.v1.Timerfd.description:type_name -> firn.files.v1.Description
+	0,  // 12: firn.files.v1.Epoll.description:type_name -> firn.files.v1.Description
+	16, // 13: firn.files.v1.Epoll.targets:type_name -> firn.files.v1.EpollTarget
+	17, // 14: firn.files.v1.Epoll.params:type_name -> firn.files.v1.EpollParams
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_plugins_files_files_proto_init() }
