@@ -16,7 +16,7 @@ func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Findin
 	if p.known == nil {
 		p.known = &outsiders{}
 	}
-	s, err := newSurvey(ctx, req.Session, p.known)
+	s, err := newSurvey(ctx, req.Session, p.known, req.Frozen)
 	if err != nil {
 		return nil, err
 	}
@@ -38,13 +38,17 @@ func (p *plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk
 	if err != nil {
 		return nil, err
 	}
+	rules, err := readPolicies(req.Session)
+	if err != nil {
+		return nil, err
+	}
 	c := &imageCheck{files: map[uint64]*sdk.Resource{}}
 	for i := range req.Resources {
 		c.files[req.Resources[i].Object] = &req.Resources[i]
 	}
 	err = openfile.Each(ctx, len(im.named), func(i int) error {
 		n := im.named[i]
-		c.add(n.object)(checkNamed(n.msg))
+		c.add(n.object)(rules.checkNamed(n.msg))
 		c.add(n.object)(checkLocks(n.msg))
 		if n.msg.GetProcess() != 0 && req.Enabled(newPIDNamespace) {
 			c.add(n.object)(sdk.LevelNote, fmt.Sprintf("%s of task %d in /proc: is that of the host, with the numbers of the host",
@@ -58,18 +62,28 @@ func (p *plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk
 	for _, object := range im.ghostOrder {
 		c.add(object)(checkGhost(im.ghosts[object].msg))
 	}
+	for _, n := range im.inotifies {
+		for _, w := range n.msg.GetWatches() {
+			c.add(n.object)(checkWatched(w.GetOn()))
+		}
+	}
+	for _, g := range im.fanotifies {
+		for _, m := range g.msg.GetMarks() {
+			c.add(g.object)(checkWatched(m.GetOn()))
+		}
+	}
 	for _, d := range im.devices {
 		if _, err := devicePath(d.msg); err != nil {
 			c.add(d.object)(sdk.LevelBlock, err.Error(), "")
 		}
 	}
 	for _, s := range im.pipes {
-		if len(s.pipe.GetPath()) == 0 || len(s.ends) == 0 {
+		if len(s.pipe.GetPath()) == 0 || s.pipe.GetDeleted() || len(s.ends) == 0 {
 			continue
 		}
 		// Only path and type count for a FIFO.
 		fifo := &filespb.Named{Path: s.pipe.GetPath(), Identity: &filespb.Identity{Mode: fifoMode}}
-		c.add(s.ends[0].object)(checkNamed(fifo))
+		c.add(s.ends[0].object)(rules.checkNamed(fifo))
 	}
 	return c.report.Findings(), nil
 }

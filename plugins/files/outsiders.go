@@ -82,8 +82,10 @@ func (s *survey) search() *search {
 			out.pipes[p.key.ino] = p.key
 		}
 	}
-	for k := range s.ghosts {
-		out.others[k] = true
+	for k, g := range s.ghosts {
+		if g.msg.Carried == nil { // others may go on with what has a name
+			out.others[k] = true
+		}
 	}
 	return out
 }

@@ -83,9 +83,6 @@ func (s *survey) examineShared(known *outsiders) error {
 
 func (s *survey) examinePipe(p *pipe, known *outsiders) error {
 	first := p.ends[0]
-	if p.fifo() && !s.examineFIFOPath(p) {
-		return nil
-	}
 	if holder, ok := known.holder(p.key); ok {
 		s.block(first, fmt.Sprintf("%s: is also open in %s, which is outside the tree", p.name(), holder), "")
 		return nil
@@ -96,8 +93,8 @@ func (s *survey) examinePipe(p *pipe, known *outsiders) error {
 	}
 	defer unix.Close(fd)
 	msg := &filespb.Pipe{Id: first.res.Object, HadWriter: true}
-	if p.fifo() {
-		msg.Path = []byte(p.name())
+	if p.fifo() && !s.examineFIFOPath(p, fd, msg) {
+		return nil
 	}
 	if outside, err := s.peerOutside(p, msg); err != nil {
 		return err
@@ -124,16 +121,25 @@ func (s *survey) examinePipe(p *pipe, known *outsiders) error {
 	return nil
 }
 
-// examineFIFOPath tells whether the path of a FIFO still leads to it.
-func (s *survey) examineFIFOPath(p *pipe) bool {
+// examineFIFOPath notes the path of a FIFO, and tells whether it still leads to
+// it or the FIFO has no name any more.
+func (s *survey) examineFIFOPath(p *pipe, fd int, msg *filespb.Pipe) bool {
 	f := p.ends[0].file()
-	var st unix.Stat_t
-	if err := unix.Lstat(f.Link, &st); err == nil && st.Dev == f.Dev && st.Ino == f.Ino {
+	var named, st unix.Stat_t
+	if err := unix.Lstat(f.Link, &named); err == nil && named.Dev == f.Dev && named.Ino == f.Ino {
+		msg.Path = []byte(f.Link)
 		return true
 	}
-	if path, ok := strings.CutSuffix(f.Link, deletedSuffix); ok {
-		s.block(p.ends[0], path+" (deleted): deleted FIFOs are not carried", "")
-	} else {
+	path, deleted := strings.CutSuffix(f.Link, deletedSuffix)
+	err := unix.Fstat(fd, &st)
+	switch {
+	case err == nil && deleted && st.Nlink == 0:
+		msg.Path, msg.Deleted = []byte(path), true
+		msg.Mode, msg.Uid, msg.Gid = st.Mode, st.Uid, st.Gid
+		return true
+	case deleted:
+		s.block(p.ends[0], path+" (deleted): the FIFO has another name, which is not known", "")
+	default:
 		s.block(p.ends[0], f.Link+": the path leads to another file now, or only in another root or mount namespace", "")
 	}
 	return false

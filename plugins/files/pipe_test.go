@@ -279,7 +279,7 @@ func TestFIFORefused(t *testing.T) {
 	c := startChild(t, "open-fifo", path)
 	blocked(t, fd, fmt.Sprintf("is also open in task %d", c.pid))
 	os.Remove(path)
-	blocked(t, fd, "deleted FIFOs are not carried")
+	blocked(t, fd, "(deleted): is also open in task")
 }
 
 func TestFIFOChanged(t *testing.T) {

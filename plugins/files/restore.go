@@ -25,6 +25,11 @@ type image struct {
 	timerfds  []record[*filespb.Timerfd]
 	epolls    []record[*filespb.Epoll]
 	pipes     []*pipeSet
+
+	inotifies  []record[*filespb.Inotify]
+	fanotifies []record[*filespb.Fanotify]
+	pidfds     []record[*filespb.Pidfd]
+	namespaces []record[*filespb.Namespace]
 	// ghosts are by object; ghostOrder is the order of their records.
 	ghosts     map[uint64]*ghostSet
 	ghostOrder []uint64
@@ -72,6 +77,14 @@ func (im *image) add(r sdk.Record, pipes map[uint64]*pipeSet) error {
 		return decode(im, r, &filespb.Timerfd{}, &im.timerfds)
 	case kindEpoll:
 		return decode(im, r, &filespb.Epoll{}, &im.epolls)
+	case kindInotify:
+		return decode(im, r, &filespb.Inotify{}, &im.inotifies)
+	case kindFanotify:
+		return decode(im, r, &filespb.Fanotify{}, &im.fanotifies)
+	case kindPidfd:
+		return decode(im, r, &filespb.Pidfd{}, &im.pidfds)
+	case kindNamespace:
+		return decode(im, r, &filespb.Namespace{}, &im.namespaces)
 	case kindGhost, kindContent:
 		return im.addGhost(r)
 	case kindPipe, kindPipeData, kindPipeEnd:
@@ -151,6 +164,9 @@ type restore struct {
 	// the session ends.
 	made   map[uint64]int
 	ghosts map[uint64]*ghostSet
+	// carried are the files that wait for their names.
+	carried  []*carriedFile
+	policies policies
 }
 
 // provide hands an object to the host.
@@ -168,11 +184,14 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 		return err
 	}
 	r := &restore{req: req, made: map[uint64]int{}, ghosts: im.ghosts}
+	if r.policies, err = readPolicies(req.Session); err != nil {
+		return err
+	}
 	defer p.keep(r)
 	defer r.closeGhosts()
 	for _, object := range im.ghostOrder {
-		if err := makeGhost(im.ghosts[object], req.Records); err != nil {
-			return fmt.Errorf("restore %s (deleted): %w", im.ghosts[object].msg.GetPath(), err)
+		if err := r.makeGhost(object, im.ghosts[object]); err != nil {
+			return fmt.Errorf("restore the content of %s: %w", im.ghosts[object].msg.GetPath(), err)
 		}
 	}
 	for _, s := range im.pipes {
@@ -195,14 +214,26 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 	if err := each(ctx, r, "make", im.epolls, makeEpoll); err != nil {
 		return err
 	}
+	if err := each(ctx, r, "make", im.inotifies, makeInotify); err != nil {
+		return err
+	}
+	if err := each(ctx, r, "make", im.fanotifies, makeFanotify); err != nil {
+		return err
+	}
+	if err := each(ctx, r, "make", im.pidfds, r.makePidfd); err != nil {
+		return err
+	}
+	if err := each(ctx, r, "open", im.namespaces, r.openNamespace); err != nil {
+		return err
+	}
 	return each(ctx, r, "open", im.named, r.openNamed)
 }
 
-// keep remembers the descriptors for LinkFiles.
+// keep remembers the descriptors and files for later phases.
 func (p *plugin) keep(r *restore) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.made = r.made
+	p.made, p.carried = r.made, r.carried
 }
 
 // closeGhosts closes the descriptors through which ghosts were opened.

@@ -24,9 +24,14 @@ type survey struct {
 	// items are parallel to sess.Resources.
 	items []item
 	pipes []*pipe
+	// frozen tells that nothing can change any more.
+	frozen bool
 
 	mu     sync.Mutex
 	ghosts map[fileKey]*ghost
+
+	namesOnce sync.Once
+	names     []string
 }
 
 // item is one open file description. Without a message it cannot be carried,
@@ -41,9 +46,9 @@ type item struct {
 func (it *item) file() *sdk.File { return it.res.File }
 
 // newSurvey looks at every file. known are files that were looked for before in
-// processes outside the tree; it may be nil.
-func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders) (*survey, error) {
-	s := &survey{sess: sess, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
+// processes outside the tree; it may be nil. frozen tells that the tree is.
+func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders, frozen bool) (*survey, error) {
+	s := &survey{sess: sess, frozen: frozen, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
 	for i := range sess.Resources {
 		s.items[i].res = &sess.Resources[i]
 	}
@@ -60,17 +65,22 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders) (*surve
 	if err == nil {
 		err = s.examineLocks()
 	}
+	if err == nil {
+		err = s.examineWatchers()
+	}
 	if err != nil {
 		s.close()
 		return nil, err
 	}
+	s.noteCarryUnused()
 	return s, nil
 }
 
 func (s *survey) close() { s.access.Close() }
 
 // examine finds out what one description is and how it can be carried. Pipes
-// are left to examineShared: their ends are looked at together.
+// are left to examineShared: their ends are looked at together. What watches
+// others is left to examineWatchers.
 func (s *survey) examine(it *item) error {
 	f := it.file()
 	if f == nil {
@@ -84,6 +94,9 @@ func (s *survey) examine(it *item) error {
 		s.block(it, f.Link+": sockets are not carried by this plugin", "")
 		return nil
 	case sdk.TypeRegular, sdk.TypeDirectory, sdk.TypeSymlink:
+		if namespaceName(f.Link) != "" {
+			return s.examineNamespace(it)
+		}
 		return s.examineNamed(it)
 	case sdk.TypeChar:
 		return s.examineDevice(it)
@@ -99,6 +112,10 @@ func (s *survey) examine(it *item) error {
 		return s.examineSignalfd(it)
 	case anonTimerfd:
 		return s.examineTimerfd(it)
+	case anonPidfd:
+		return s.examinePidfd(it)
+	case anonInotify, anonFanotify:
+		return nil
 	}
 	s.block(it, f.Link+": this kind of file is not carried", "")
 	return nil

@@ -82,6 +82,7 @@ func newRestore(g *global) *cobra.Command {
 	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
 	f.Bool("manage-cgroups", false, "create the control groups that are missing, with the limits that they had")
+	f.StringArray("changed-files", nil, "what to accept of regular files that changed: `[PATTERN=]POLICY`, one of refuse, append, same (the default), accept; may be repeated")
 	f.Bool("host-clocks", false, "do not continue CLOCK_MONOTONIC and CLOCK_BOOTTIME: let the tree see those of this machine")
 	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "give up, and end what was created, after this time")
 	return cmd
