@@ -27,6 +27,7 @@ const (
 	kindPidfd    uint32 = 22
 
 	kindNamespace uint32 = 23
+	kindExternal  uint32 = 24
 )
 
 // devices are the character devices that have no state, by their minor number
@@ -109,6 +110,7 @@ func (*plugin) Describe() sdk.Description {
 			{Kind: kindFanotify, Version: 1, Message: &filespb.Fanotify{}},
 			{Kind: kindPidfd, Version: 1, Message: &filespb.Pidfd{}},
 			{Kind: kindNamespace, Version: 1, Message: &filespb.Namespace{}},
+			{Kind: kindExternal, Version: 1, Message: &filespb.External{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE"},
 	}

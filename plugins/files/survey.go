@@ -73,6 +73,7 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders, frozen 
 		return nil, err
 	}
 	s.noteCarryUnused()
+	s.noteExternalUnused()
 	return s, nil
 }
 
@@ -85,6 +86,9 @@ func (s *survey) examine(it *item) error {
 	f := it.file()
 	if f == nil {
 		return fmt.Errorf("resource of kind %v has no file: %w", it.res.Kind, sdk.ErrCorrupt)
+	}
+	if f.Type != sdk.TypeFIFO && s.isExternal(f.Link) {
+		return s.examineExternal(it)
 	}
 	if f.Flags&unix.O_PATH != 0 {
 		return s.examineNamed(it)
