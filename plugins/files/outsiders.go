@@ -26,7 +26,7 @@ func (o *outsiders) holder(k fileKey) (string, bool) {
 }
 
 // look searches for what is not known to be free.
-func (o *outsiders) look(tree *sdk.Tree, s *search) error {
+func (o *outsiders) look(tree *sdk.Tree, s *search, running bool) error {
 	for ino, k := range s.pipes {
 		if o.free[k] {
 			delete(s.pipes, ino)
@@ -40,7 +40,7 @@ func (o *outsiders) look(tree *sdk.Tree, s *search) error {
 	if len(s.pipes)+len(s.others) == 0 {
 		return nil
 	}
-	held, err := s.run(tree)
+	held, err := s.run(tree, running)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,9 @@ func (s *survey) search() *search {
 	return out
 }
 
-func (s *search) run(tree *sdk.Tree) (map[fileKey]string, error) {
+// run looks at all processes. Of a tree that runs there may be processes by now
+// that the tree does not have yet.
+func (s *search) run(tree *sdk.Tree, running bool) (map[fileKey]string, error) {
 	skip := map[int]bool{os.Getpid(): true}
 	for i := range tree.Processes {
 		skip[int(tree.Processes[i].ID)] = true
@@ -106,16 +108,19 @@ func (s *search) run(tree *sdk.Tree) (map[fileKey]string, error) {
 	}
 	s.found = map[fileKey]string{}
 	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil && !skip[pid] {
-			s.process(name)
+		pid, err := strconv.Atoi(name)
+		if err != nil || skip[pid] {
+			continue
 		}
+		s.process(name, func() bool { return running && descends(tree, pid) })
 	}
 	return s.found, nil
 }
 
-// process looks through one process. What ended meanwhile or cannot be looked
-// into (another user's, without rights) has nothing to tell.
-func (s *search) process(pid string) {
+// process looks through one process, unless it turns out to be one of ours. What
+// ended meanwhile or cannot be looked into (another user's, without rights) has
+// nothing to tell.
+func (s *search) process(pid string, ours func() bool) {
 	dir, err := os.Open("/proc/" + pid + "/fd")
 	if err != nil {
 		return
@@ -129,6 +134,9 @@ func (s *search) process(pid string) {
 		k, ok := s.match(int(dir.Fd()), fd)
 		if !ok {
 			continue
+		}
+		if ours() {
+			return
 		}
 		if _, seen := s.found[k]; !seen {
 			s.found[k] = fmt.Sprintf("task %s (%s)", pid, comm(pid))

@@ -65,7 +65,7 @@ func (s *survey) examineShared(known *outsiders) error {
 	if known == nil {
 		known = &outsiders{}
 	}
-	if err := known.look(s.sess.Tree, s.search()); err != nil {
+	if err := known.look(s.sess.Tree, s.search(), !s.frozen); err != nil {
 		return err
 	}
 	for k, g := range s.ghosts {
@@ -74,7 +74,7 @@ func (s *survey) examineShared(known *outsiders) error {
 		}
 	}
 	for _, p := range s.pipes {
-		if err := s.examinePipe(p, known); err != nil {
+		if err := s.examinePipe(p, known); err != nil && !s.gone(err) {
 			return fmt.Errorf("examine %s of task %d: %w", p.name(), p.ends[0].res.Task, err)
 		}
 	}

@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -54,7 +55,7 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders, frozen 
 	}
 	err := openfile.Each(ctx, len(s.items), func(i int) error {
 		it := &s.items[i]
-		if err := s.examine(it); err != nil {
+		if err := s.examine(it); err != nil && !s.gone(err) {
 			return fmt.Errorf("examine %s of task %d: %w", openfile.Subject(it.res), it.res.Task, err)
 		}
 		return nil
@@ -78,6 +79,12 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders, frozen 
 }
 
 func (s *survey) close() { s.access.Close() }
+
+// gone tells whether an error says that a task has ended or a file was closed,
+// which a tree that runs may do any time.
+func (s *survey) gone(err error) bool {
+	return !s.frozen && (errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBADF))
+}
 
 // examine finds out what one description is and how it can be carried. Pipes
 // are left to examineShared: their ends are looked at together. What watches
