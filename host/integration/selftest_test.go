@@ -23,6 +23,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"many":    func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
 		"tick":    func(t *testing.T) *subject { return startC(t, "tick") },
 		"seccomp": func(t *testing.T) *subject { return startC(t, "seccomp") },
+		"ipc":     func(t *testing.T) *subject { return startC(t, "ipc") },
 		"gorun":   func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}
 	if runtime.GOARCH == "amd64" {
@@ -120,5 +121,6 @@ func TestSubjectsAlone(t *testing.T) {
 	t.Run("namespaces", func(t *testing.T) { finishQueues(startC(t, "namespaces")) })
 	t.Run("ghosts", func(t *testing.T) { finishQueues(startC(t, "ghosts")) })
 	t.Run("carried", func(t *testing.T) { finishQueues(startC(t, "carried")) })
+	t.Run("ipc", func(t *testing.T) { finishIPC(startC(t, "ipc")) })
 	t.Run("gorun", func(t *testing.T) { greet(t, startGo(t, "gorun")) })
 }

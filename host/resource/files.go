@@ -80,6 +80,9 @@ func (p *process) readPart(dir, tid int, fds []int) ([]openFD, error) {
 		if err == nil {
 			f.file.FS, err = p.mounts.fsType(tid, p.mountNamespace(), f.file.MountID)
 		}
+		if err == nil && f.file.FS == "" && f.file.Type == sdk.TypeRegular {
+			f.file.FS = internalFS(dir, fd)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("fd %d: %w", fd, err)
 		}

@@ -228,6 +228,9 @@ func (d *dump) pages(ctx context.Context, sp *space) (jobs []job, err error) {
 func (d *dump) sharedJobs() ([]job, error) {
 	var jobs []job
 	for _, o := range d.order {
+		if o.segment != nil {
+			continue
+		}
 		runs, err := o.data()
 		if err != nil {
 			return nil, err

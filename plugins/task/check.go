@@ -62,6 +62,9 @@ func examine(ctx context.Context, req *sdk.CheckRequest) ([]*examination, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := adjustments(exams); err != nil {
+		return nil, err
+	}
 	threads := threadsOf(exams, func(x *examination) int { return len(x.proc.Threads) })
 	return exams, inParallel(ctx, len(threads), func(i int) error {
 		x := threads[i].process

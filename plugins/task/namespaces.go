@@ -22,7 +22,7 @@ var threadNamespaces = []struct{ name, main string }{
 func (x *examination) ownNamespaces() error {
 	return readNamespaces(x.proc.PID, func(dir int) error {
 		for _, ns := range threadNamespaces {
-			id, err := namespace(dir, ns.main)
+			id, err := namespaceID(dir, ns.main)
 			if err != nil {
 				return err
 			}
@@ -43,7 +43,7 @@ func (x *examination) threadNamespaces(i int) error {
 			if i == 0 && ns.name == ns.main {
 				continue // it is what others are compared with
 			}
-			own, err := namespace(dir, ns.name)
+			own, err := namespaceID(dir, ns.name)
 			if err != nil {
 				return err
 			}
@@ -74,9 +74,9 @@ func readNamespaces(tid int, f func(dir int) error) error {
 	return f(dir)
 }
 
-// namespace identifies a namespace; empty where the kernel does not have that
+// namespaceID identifies a namespace; empty where the kernel does not have that
 // kind.
-func namespace(dir int, name string) (string, error) {
+func namespaceID(dir int, name string) (string, error) {
 	var buf [64]byte
 	n, err := unix.Readlinkat(dir, name, buf[:])
 	if errors.Is(err, unix.ENOENT) {
