@@ -25,7 +25,11 @@ With --new-pid-namespace the tree sees its old process ids in a PID namespace of
 its own, where they are always free; the host sees others, and those are what
 restore prints. The namespace ends with the root process, and everybody in it.
 The tree gets a mount namespace of its own as well, with the mounts of the caller
-and its own /proc.`
+and its own /proc.
+
+Tasks go back to the control groups that they were in, if these are there. With
+--manage-cgroups those that are missing are created, with the limits and owners
+that they had at the checkpoint, and removed again if the restore fails.`
 
 func newRestore(g *global) *cobra.Command {
 	cfg := restore.Config{}
@@ -81,6 +85,7 @@ func newRestore(g *global) *cobra.Command {
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP)")
 	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
+	f.Bool("manage-cgroups", false, "create the control groups that are missing, with the limits that they had")
 	f.StringArray("changed-files", nil, "what to accept of regular files that changed: `[PATTERN=]POLICY`, one of refuse, append, same (the default), accept; may be repeated")
 	f.IntSlice("inherit", nil, "take the caller's descriptor `FD` for that of the same number of the root process; may be repeated")
 	f.StringArray("inherit-fd", nil, "take descriptor N of the caller for a file: `fd[N]:KEY`, where KEY is pipe:[INODE] or a path; may be repeated")
