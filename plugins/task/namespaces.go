@@ -52,7 +52,7 @@ func (x *examination) threadNamespaces(i int) error {
 				own = "a new one" // the kernel shows no PID namespace before its first process
 			}
 			if own != main && !x.frozen {
-				if mnt, err := namespace(dir, "mnt"); err != nil || mnt == "" {
+				if mnt, err := namespaceID(dir, "mnt"); err != nil || mnt == "" {
 					return nil //nolint:nilerr // the task has ended, and is in no namespace
 				}
 			}
