@@ -49,7 +49,7 @@ func (o *outsiders) look(tree *sdk.Tree, s *search, running bool) error {
 	}
 	o.held = held
 	free := func(k fileKey) {
-		if _, ok := held[k]; !ok {
+		if _, ok := held[k]; !ok && !s.young[k] {
 			o.free[k] = true
 		}
 	}
@@ -70,6 +70,9 @@ type search struct {
 	fifos  bool
 	buf    [4096]byte
 	found  map[fileKey]string
+	// young are those that processes of the tree have which it does not list:
+	// they may leave it until the freeze.
+	young map[fileKey]bool
 }
 
 // search returns what of the survey others may have open.
@@ -106,7 +109,7 @@ func (s *search) run(tree *sdk.Tree, running bool) (map[fileKey]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	s.found = map[fileKey]string{}
+	s.found, s.young = map[fileKey]string{}, map[fileKey]bool{}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil || skip[pid] {
@@ -136,7 +139,8 @@ func (s *search) process(pid string, ours func() bool) {
 			continue
 		}
 		if ours() {
-			return
+			s.young[k] = true
+			continue
 		}
 		if _, seen := s.found[k]; !seen {
 			s.found[k] = fmt.Sprintf("task %s (%s)", pid, comm(pid))
