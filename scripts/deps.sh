@@ -10,6 +10,10 @@ wanted=(
 	redis-server:redis-server
 	redis-cli:redis-tools
 	python3:python3
+	sqlite3:sqlite3
+	make:make
+	+/usr/lib/postgresql:postgresql
+	psql:postgresql-client
 	protoc:protobuf-compiler
 	+/usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 	ps:procps

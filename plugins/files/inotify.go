@@ -33,7 +33,7 @@ func (s *survey) examineWatchers() error {
 		case anonFanotify:
 			err = s.examineFanotify(it)
 		}
-		if err != nil {
+		if err != nil && !s.gone(err) {
 			return fmt.Errorf("examine %s of task %d: %w", openfile.Subject(it.res), it.res.Task, err)
 		}
 	}

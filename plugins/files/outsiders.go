@@ -26,7 +26,7 @@ func (o *outsiders) holder(k fileKey) (string, bool) {
 }
 
 // look searches for what is not known to be free.
-func (o *outsiders) look(tree *sdk.Tree, s *search) error {
+func (o *outsiders) look(tree *sdk.Tree, s *search, running bool) error {
 	for ino, k := range s.pipes {
 		if o.free[k] {
 			delete(s.pipes, ino)
@@ -40,7 +40,7 @@ func (o *outsiders) look(tree *sdk.Tree, s *search) error {
 	if len(s.pipes)+len(s.others) == 0 {
 		return nil
 	}
-	held, err := s.run(tree)
+	held, err := s.run(tree, running)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (o *outsiders) look(tree *sdk.Tree, s *search) error {
 	}
 	o.held = held
 	free := func(k fileKey) {
-		if _, ok := held[k]; !ok {
+		if _, ok := held[k]; !ok && !s.young[k] {
 			o.free[k] = true
 		}
 	}
@@ -70,6 +70,9 @@ type search struct {
 	fifos  bool
 	buf    [4096]byte
 	found  map[fileKey]string
+	// young are those that processes of the tree have which it does not list:
+	// they may leave it until the freeze.
+	young map[fileKey]bool
 }
 
 // search returns what of the survey others may have open.
@@ -90,7 +93,9 @@ func (s *survey) search() *search {
 	return out
 }
 
-func (s *search) run(tree *sdk.Tree) (map[fileKey]string, error) {
+// run looks at all processes. Of a tree that runs there may be processes by now
+// that the tree does not have yet.
+func (s *search) run(tree *sdk.Tree, running bool) (map[fileKey]string, error) {
 	skip := map[int]bool{os.Getpid(): true}
 	for i := range tree.Processes {
 		skip[int(tree.Processes[i].ID)] = true
@@ -104,18 +109,21 @@ func (s *search) run(tree *sdk.Tree) (map[fileKey]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	s.found = map[fileKey]string{}
+	s.found, s.young = map[fileKey]string{}, map[fileKey]bool{}
 	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil && !skip[pid] {
-			s.process(name)
+		pid, err := strconv.Atoi(name)
+		if err != nil || skip[pid] {
+			continue
 		}
+		s.process(name, func() bool { return running && descends(tree, pid) })
 	}
 	return s.found, nil
 }
 
-// process looks through one process. What ended meanwhile or cannot be looked
-// into (another user's, without rights) has nothing to tell.
-func (s *search) process(pid string) {
+// process looks through one process, unless it turns out to be one of ours. What
+// ended meanwhile or cannot be looked into (another user's, without rights) has
+// nothing to tell.
+func (s *search) process(pid string, ours func() bool) {
 	dir, err := os.Open("/proc/" + pid + "/fd")
 	if err != nil {
 		return
@@ -128,6 +136,10 @@ func (s *search) process(pid string) {
 	for _, fd := range fds {
 		k, ok := s.match(int(dir.Fd()), fd)
 		if !ok {
+			continue
+		}
+		if ours() {
+			s.young[k] = true
 			continue
 		}
 		if _, seen := s.found[k]; !seen {

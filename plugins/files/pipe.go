@@ -65,7 +65,7 @@ func (s *survey) examineShared(known *outsiders) error {
 	if known == nil {
 		known = &outsiders{}
 	}
-	if err := known.look(s.sess.Tree, s.search()); err != nil {
+	if err := known.look(s.sess.Tree, s.search(), !s.frozen); err != nil {
 		return err
 	}
 	for k, g := range s.ghosts {
@@ -74,7 +74,7 @@ func (s *survey) examineShared(known *outsiders) error {
 		}
 	}
 	for _, p := range s.pipes {
-		if err := s.examinePipe(p, known); err != nil {
+		if err := s.examinePipe(p, known); err != nil && !s.gone(err) {
 			return fmt.Errorf("examine %s of task %d: %w", p.name(), p.ends[0].res.Task, err)
 		}
 	}
@@ -84,8 +84,7 @@ func (s *survey) examineShared(known *outsiders) error {
 func (s *survey) examinePipe(p *pipe, known *outsiders) error {
 	first := p.ends[0]
 	if holder, ok := known.holder(p.key); ok {
-		s.block(first, fmt.Sprintf("%s: is also open in %s, which is outside the tree", p.name(), holder), "")
-		return nil
+		return s.outside(p, fmt.Sprintf("%s: is also open in %s, which is outside the tree", p.name(), holder))
 	}
 	fd, err := s.access.Dup(first.res)
 	if err != nil {
@@ -99,8 +98,7 @@ func (s *survey) examinePipe(p *pipe, known *outsiders) error {
 	if outside, err := s.peerOutside(p, msg); err != nil {
 		return err
 	} else if outside {
-		s.block(first, p.name()+": its other end is held outside the tree", "")
-		return nil
+		return s.outside(p, p.name()+": its other end is held outside the tree")
 	}
 	size, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0)
 	if err != nil {
@@ -178,6 +176,9 @@ func (s *survey) peerOutside(p *pipe, msg *filespb.Pipe) (bool, error) {
 // dumpPipe emits what the ends of a pipe share.
 func (s *survey) dumpPipe(ctx context.Context, out sdk.Emitter, p *pipe) error {
 	first := p.ends[0]
+	if first.kind == kindExternal {
+		return nil
+	}
 	if p.msg == nil {
 		return fmt.Errorf("dump %s of task %d: %w", p.name(), first.res.Task, sdk.ErrUnsupported)
 	}

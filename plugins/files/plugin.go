@@ -27,6 +27,7 @@ const (
 	kindPidfd    uint32 = 22
 
 	kindNamespace uint32 = 23
+	kindExternal  uint32 = 24
 )
 
 // devices are the character devices that have no state, by their minor number
@@ -59,8 +60,8 @@ type plugin struct {
 	frozen *survey
 	// known remembers what was looked for in other processes before the freeze.
 	known *outsiders
-	// remaps are names that this process made, or is to remove.
-	remaps []string
+	// traces are names that this process made.
+	traces traces
 	// carried are files that wait for their names.
 	carried []*carriedFile
 	// made are the restored descriptors of this process, by object.
@@ -109,6 +110,7 @@ func (*plugin) Describe() sdk.Description {
 			{Kind: kindFanotify, Version: 1, Message: &filespb.Fanotify{}},
 			{Kind: kindPidfd, Version: 1, Message: &filespb.Pidfd{}},
 			{Kind: kindNamespace, Version: 1, Message: &filespb.Namespace{}},
+			{Kind: kindExternal, Version: 1, Message: &filespb.External{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE"},
 	}

@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -54,7 +55,7 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders, frozen 
 	}
 	err := openfile.Each(ctx, len(s.items), func(i int) error {
 		it := &s.items[i]
-		if err := s.examine(it); err != nil {
+		if err := s.examine(it); err != nil && !s.gone(err) {
 			return fmt.Errorf("examine %s of task %d: %w", openfile.Subject(it.res), it.res.Task, err)
 		}
 		return nil
@@ -73,10 +74,17 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders, frozen 
 		return nil, err
 	}
 	s.noteCarryUnused()
+	s.noteExternalUnused()
 	return s, nil
 }
 
 func (s *survey) close() { s.access.Close() }
+
+// gone tells whether an error says that a task has ended or a file was closed,
+// which a tree that runs may do any time.
+func (s *survey) gone(err error) bool {
+	return !s.frozen && (errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBADF))
+}
 
 // examine finds out what one description is and how it can be carried. Pipes
 // are left to examineShared: their ends are looked at together. What watches
@@ -85,6 +93,9 @@ func (s *survey) examine(it *item) error {
 	f := it.file()
 	if f == nil {
 		return fmt.Errorf("resource of kind %v has no file: %w", it.res.Kind, sdk.ErrCorrupt)
+	}
+	if f.Type != sdk.TypeFIFO && s.isExternal(f.Link) {
+		return s.examineExternal(it)
 	}
 	if f.Flags&unix.O_PATH != 0 {
 		return s.examineNamed(it)
