@@ -16,7 +16,7 @@ func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Findin
 	if p.known == nil {
 		p.known = &outsiders{}
 	}
-	s, err := newSurvey(ctx, req.Session, p.known)
+	s, err := newSurvey(ctx, req.Session, req.Frozen, p.known)
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +71,7 @@ func (p *plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk
 		fifo := &filespb.Named{Path: s.pipe.GetPath(), Identity: &filespb.Identity{Mode: fifoMode}}
 		c.add(s.ends[0].object)(checkNamed(fifo))
 	}
+	im.terminals.check(c, req)
 	return c.report.Findings(), nil
 }
 

@@ -24,6 +24,9 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 			return err
 		}
 	}
+	if err := s.dumpTerminals(ctx, req.Records); err != nil {
+		return err
+	}
 	for i := range s.items {
 		it := &s.items[i]
 		if it.msg == nil {
@@ -49,7 +52,7 @@ func (p *plugin) takeSurvey(ctx context.Context, sess *sdk.Session) (*survey, er
 	if s != nil {
 		s.close()
 	}
-	return newSurvey(ctx, sess, known)
+	return newSurvey(ctx, sess, true, known)
 }
 
 // isOf tells whether the survey is of what a session is about. Only a test has

@@ -17,6 +17,8 @@ import (
 type outsiders struct {
 	free map[fileKey]bool   // looked for; nobody has it
 	held map[fileKey]string // a process that has it
+	// ttys are pseudo-terminals that were looked for, by device; nobody has them.
+	ttys map[uint64]bool
 }
 
 // holder names a process outside the tree that has the file open.
@@ -89,26 +91,31 @@ func (s *survey) search() *search {
 }
 
 func (s *search) run(tree *sdk.Tree) (map[fileKey]string, error) {
+	s.found = map[fileKey]string{}
+	return s.found, eachOutside(tree, s.process)
+}
+
+// eachOutside calls look for every process outside the tree but this one.
+func eachOutside(tree *sdk.Tree, look func(pid string)) error {
 	skip := map[int]bool{os.Getpid(): true}
 	for i := range tree.Processes {
 		skip[int(tree.Processes[i].ID)] = true
 	}
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
+		return fmt.Errorf("list processes: %w", err)
 	}
-	s.found = map[fileKey]string{}
 	for _, name := range names {
 		if pid, err := strconv.Atoi(name); err == nil && !skip[pid] {
-			s.process(name)
+			look(name)
 		}
 	}
-	return s.found, nil
+	return nil
 }
 
 // process looks through one process. What ended meanwhile or cannot be looked

@@ -22,6 +22,9 @@ const (
 	kindTimerfd  uint32 = 9
 	kindGhost    uint32 = 10
 	kindContent  uint32 = 11
+	kindPty      uint32 = 40
+	kindTtyEnd   uint32 = 41
+	kindTerminal uint32 = 42
 )
 
 // devices are the character devices that have no state, by their minor number
@@ -53,6 +56,8 @@ type plugin struct {
 	known *outsiders
 	// made are the restored descriptors of this process, by object.
 	made map[uint64]int
+	// resized is the process group to be told that its terminal has another size.
+	resized sdk.TaskID
 }
 
 // New returns the plugin.
@@ -73,13 +78,14 @@ func (*plugin) Describe() sdk.Description {
 			Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: devMajor, Minor: minor},
 		})
 	}
+	claims = append(claims, terminalClaims()...)
 	for _, name := range []string{anonEventfd, anonEpoll, anonSignalfd, anonTimerfd} {
 		claims = append(claims, sdk.Claim{Kind: sdk.KindFile, Anon: name})
 	}
 	return sdk.Description{
 		Name:    "files",
 		Version: "0.1.0",
-		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, eventfd, epoll, signalfd, timerfd",
+		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, terminals, eventfd, epoll, signalfd, timerfd",
 		Claims:  claims,
 		Records: []sdk.RecordType{
 			{Kind: kindNamed, Version: 1, Message: &filespb.Named{}},
@@ -93,6 +99,9 @@ func (*plugin) Describe() sdk.Description {
 			{Kind: kindTimerfd, Version: 1, Message: &filespb.Timerfd{}},
 			{Kind: kindGhost, Version: 1, Message: &filespb.Ghost{}},
 			{Kind: kindContent, Version: 1, Name: "content"},
+			{Kind: kindPty, Version: 1, Message: &filespb.Pty{}},
+			{Kind: kindTtyEnd, Version: 1, Message: &filespb.TtyEnd{}},
+			{Kind: kindTerminal, Version: 1, Message: &filespb.Terminal{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE"},
 	}

@@ -25,6 +25,7 @@ type image struct {
 	timerfds  []record[*filespb.Timerfd]
 	epolls    []record[*filespb.Epoll]
 	pipes     []*pipeSet
+	terminals terminalSet
 	// ghosts are by object; ghostOrder is the order of their records.
 	ghosts     map[uint64]*ghostSet
 	ghostOrder []uint64
@@ -74,6 +75,8 @@ func (im *image) add(r sdk.Record, pipes map[uint64]*pipeSet) error {
 		return decode(im, r, &filespb.Epoll{}, &im.epolls)
 	case kindGhost, kindContent:
 		return im.addGhost(r)
+	case kindPty, kindTtyEnd, kindTerminal:
+		return im.addTerminal(r)
 	case kindPipe, kindPipeData, kindPipeEnd:
 		return im.addPipe(r, pipes)
 	}
@@ -179,6 +182,9 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 		if err := r.pipe(s); err != nil {
 			return err
 		}
+	}
+	if err := r.restoreTerminals(ctx, &im.terminals); err != nil {
+		return err
 	}
 	if err := each(ctx, r, "open", im.devices, openDevice); err != nil {
 		return err

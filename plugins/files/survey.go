@@ -22,8 +22,9 @@ type survey struct {
 	mounts mountTable
 	report openfile.Report
 	// items are parallel to sess.Resources.
-	items []item
-	pipes []*pipe
+	items     []item
+	pipes     []*pipe
+	terminals *terminalSurvey
 
 	mu     sync.Mutex
 	ghosts map[fileKey]*ghost
@@ -41,8 +42,9 @@ type item struct {
 func (it *item) file() *sdk.File { return it.res.File }
 
 // newSurvey looks at every file. known are files that were looked for before in
-// processes outside the tree; it may be nil.
-func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders) (*survey, error) {
+// processes outside the tree; it may be nil. What waits in terminals is looked
+// at only if the tree is frozen.
+func newSurvey(ctx context.Context, sess *sdk.Session, frozen bool, known *outsiders) (*survey, error) {
 	s := &survey{sess: sess, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
 	for i := range sess.Resources {
 		s.items[i].res = &sess.Resources[i]
@@ -60,6 +62,9 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders) (*surve
 	if err == nil {
 		err = s.examineLocks()
 	}
+	if err == nil {
+		err = s.examineTerminals(ctx, frozen, known)
+	}
 	if err != nil {
 		s.close()
 		return nil, err
@@ -70,7 +75,8 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders) (*surve
 func (s *survey) close() { s.access.Close() }
 
 // examine finds out what one description is and how it can be carried. Pipes
-// are left to examineShared: their ends are looked at together.
+// and terminals are left to examineShared and examineTerminals: their ends are
+// looked at together.
 func (s *survey) examine(it *item) error {
 	f := it.file()
 	if f == nil {
@@ -86,6 +92,9 @@ func (s *survey) examine(it *item) error {
 	case sdk.TypeRegular, sdk.TypeDirectory, sdk.TypeSymlink:
 		return s.examineNamed(it)
 	case sdk.TypeChar:
+		if isTerminal(f.Rdev) {
+			return nil
+		}
 		return s.examineDevice(it)
 	case sdk.TypeFIFO:
 		return nil

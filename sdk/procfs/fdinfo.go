@@ -29,6 +29,9 @@ type FDInfo struct {
 	Eventfd *EventfdInfo
 	Timerfd *TimerfdInfo
 	Sigmask *uint64
+	// TTYIndex is the number of the slave of a pseudo-terminal's master (/dev/ptmx),
+	// since Linux 4.15.
+	TTYIndex *int
 	// Epoll are the files that an epoll instance watches.
 	Epoll []EpollTarget
 }
@@ -130,6 +133,10 @@ func (p *fdinfoParser) line(key string, val []byte) (ok bool) {
 		var v uint64
 		v, ok = parseUint(val, 16)
 		info.Sigmask = &v
+	case "tty-index":
+		var v int
+		v, ok = parsePositive(val)
+		info.TTYIndex = &v
 	case "eventfd-count", "eventfd-semaphore":
 		return p.eventfd(key, val)
 	case "clockid", "ticks", "settime flags", "it_value", "it_interval":

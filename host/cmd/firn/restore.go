@@ -24,7 +24,12 @@ With --new-pid-namespace the tree sees its old process ids in a PID namespace of
 its own, where they are always free; the host sees others, and those are what
 restore prints. The namespace ends with the root process, and everybody in it.
 The tree gets a mount namespace of its own as well, with the mounts of the caller
-and its own /proc.`
+and its own /proc.
+
+With --shell-job a tree that was checkpointed with --shell-job gets the terminal
+that is standard input, output or error of firn, or else its controlling
+terminal. A tree without a session of its own joins that of firn; one that has
+its own takes the terminal away from firn's.`
 
 func newRestore(g *global) *cobra.Command {
 	cfg := restore.Config{}
@@ -76,6 +81,7 @@ func newRestore(g *global) *cobra.Command {
 	f.StringVar(&pidfile, "pidfile", "", "write the root's process id into this file")
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP)")
 	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
+	f.BoolVar(&cfg.ShellJob, shellJob, false, "give the terminal of firn to a tree that left its own behind")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
 	f.Bool("host-clocks", false, "do not continue CLOCK_MONOTONIC and CLOCK_BOOTTIME: let the tree see those of this machine")
 	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "give up, and end what was created, after this time")

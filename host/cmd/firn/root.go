@@ -94,12 +94,16 @@ func envOr(name, fallback string) string {
 	return fallback
 }
 
+// shellJob is a flag of checkpoints and restores.
+const shellJob = "shell-job"
+
 // addPluginFlags adds the flags of a checkpoint that mean something to plugins
 // only. --plugin-option serves plugins that firn does not know.
 func addPluginFlags(f *pflag.FlagSet) {
 	f.Bool("file-locks", false, "carry file locks: nobody else may hold or wait for them meanwhile")
 	f.String("ghost-limit", "1M", "carry the content of deleted files up to this size")
 	f.Bool("ext-unix-sk", false, "allow unix datagram sockets that are connected to a socket outside of the tree")
+	f.Bool(shellJob, false, "leave a terminal behind whose other side is outside of the tree")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
 }
 
