@@ -16,7 +16,7 @@ import (
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
-// inputLimit is how much may wait to be read on a slave. The line discipline
+// inputLimit is how much may wait to be read on a slave in canonical mode. The line discipline
 // holds 4095 bytes (N_TTY_BUF_SIZE); what is behind them was not looked at by
 // it yet.
 const inputLimit = 4000
@@ -26,6 +26,7 @@ const inputLimit = 4000
 type queues struct {
 	output   int  // bytes to be read on the master, at least
 	input    int  // bytes that a read of the slave gets; of whole lines in canonical mode
+	lines    bool // complete ones wait, in canonical mode; or the mark of an end-of-file
 	writable bool // the slave
 }
 
@@ -46,17 +47,22 @@ func (s *survey) examineQueues(ctx context.Context, t *terminal) error {
 	if pollEvents(master, unix.POLLIN|unix.POLLPRI)&unix.POLLPRI != 0 {
 		return s.refusePty(t, "a status of packet mode was not read yet", "")
 	}
-	q := queues{writable: pollEvents(slave, unix.POLLIN|unix.POLLOUT)&unix.POLLOUT != 0}
+	canonical := t.pty.GetTermios().GetLflag()&unix.ICANON != 0
+	events := pollEvents(slave, unix.POLLIN|unix.POLLOUT)
+	q := queues{writable: events&unix.POLLOUT != 0, lines: canonical && events&unix.POLLIN != 0}
 	if q.output, err = unix.IoctlGetInt(master, unix.TIOCINQ); err == nil {
 		q.input, err = unix.IoctlGetInt(slave, unix.TIOCINQ)
 	}
 	if err != nil {
 		return fmt.Errorf("FIONREAD: %w", err)
 	}
-	canonical := t.pty.GetTermios().GetLflag()&unix.ICANON != 0
+	limit := inputLimit
+	if !canonical {
+		limit = rawLimit
+	}
 	switch {
-	case q.input > inputLimit:
-		return s.refusePty(t, fmt.Sprintf("%d bytes of input wait to be read, more than %d", q.input, inputLimit), "")
+	case q.input > limit:
+		return s.refusePty(t, fmt.Sprintf("%d bytes of input wait to be read, more than %d", q.input, limit), "let the program read them")
 	case q.output == 0 && !q.writable:
 		return s.refusePty(t, "its output is stopped", "start it (Ctrl-Q)")
 	case q.output == 0 && q.input == 0 && !canonical:
@@ -82,13 +88,16 @@ func (s *survey) openBoth(t *terminal) (master, slave int, err error) {
 	return master, slave, nil
 }
 
-// openPeer opens the slave of a master: TIOCGPTPEER, since Linux 4.13.
+// openPeer opens the slave of a master, without blocking: TIOCGPTPEER, since
+// Linux 4.13. It keeps what it is given among the status flags: O_LARGEFILE, which
+// open(2) adds, must come from the caller, and O_CLOEXEC must not.
 func openPeer(master int, flags uint32) (int, error) {
 	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER,
-		uintptr(flags|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC))
+		uintptr(flags|unix.O_NOCTTY|unix.O_NONBLOCK))
 	if errno != 0 {
 		return -1, fmt.Errorf("open slave: TIOCGPTPEER: %w", errno)
 	}
+	unix.CloseOnExec(int(fd))
 	return int(fd), nil
 }
 
@@ -161,7 +170,7 @@ func (s *survey) takeQueues(ctx context.Context, t *terminal, q queues, master, 
 		_ = unix.IoctlSetInt(slave, unix.TCXONC, unix.TCOOFF)
 		return s.refusePty(t, "its output is stopped", "start it (Ctrl-Q)")
 	case len(input) > inputLimit:
-		return s.refusePty(t, fmt.Sprintf("%d bytes of input wait to be read, more than %d", len(input), inputLimit), "")
+		return s.refusePty(t, fmt.Sprintf("%d bytes of input wait to be read, more than %d", len(input), inputLimit), "let the program read them")
 	}
 	return nil
 }

@@ -249,9 +249,9 @@ func (r *restore) openEnd(e *filespb.TtyEnd, p *openPty) (fd int, err error) {
 		}
 		fd, p.shared = p.master, true
 	case filespb.TtyEnd_KIND_SLAVE:
-		fd, err = openPeer(p.master, flags&unix.O_ACCMODE)
+		fd, err = openPeer(p.master, flags&^notReopened)
 	case filespb.TtyEnd_KIND_HUNG_UP:
-		fd, err = openHungUp(flags & unix.O_ACCMODE)
+		fd, err = openHungUp(flags &^ notReopened)
 	default:
 		return r.openOutside(e)
 	}
@@ -268,7 +268,7 @@ func (r *restore) openEnd(e *filespb.TtyEnd, p *openPty) (fd int, err error) {
 }
 
 // openHungUp returns a slave whose master has been closed.
-func openHungUp(mode uint32) (int, error) {
+func openHungUp(flags uint32) (int, error) {
 	master, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open /dev/ptmx: %w", err)
@@ -277,7 +277,7 @@ func openHungUp(mode uint32) (int, error) {
 	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
 		return -1, fmt.Errorf("TIOCSPTLCK: %w", err)
 	}
-	return openPeer(master, mode)
+	return openPeer(master, flags)
 }
 
 // checkIndexes tells which numbers of pseudo-terminals are in use.

@@ -21,6 +21,10 @@ const (
 	readSize    = 4096
 )
 
+// rawLimit is how much input may wait to be read without canonical mode: less
+// than the largest VMIN.
+const rawLimit = 254
+
 // Characters that stop and start output while input is put back: bytes that
 // occur in no UTF-8.
 const (
@@ -36,8 +40,7 @@ const (
 //	open the slave; do not block; no packet mode
 //	read the master until it is empty, and then, without canonical mode, the slave
 //	set the mode that the input is in, but no echo, no signals, no special characters
-//	stop the output by a character, write the input, start the output by a character
-//	wait until it is started: then all of the input has arrived
+//	write the input; wait until it has arrived, which a thread of the kernel sees to
 //	write the output
 //	put back the modes and flags; close
 //
@@ -99,14 +102,7 @@ func newQueueTape(t *terminal, master, peer int, q queues) *queueTape {
 	set(neutral(m.GetTermios(), 0))
 	qt.input = readQueue(tp, qt.peer.Arg(), inputReads)
 
-	signaled := neutral(m.GetTermios(), m.GetTermios().GetLflag()&unix.ICANON)
-	signaled.Cc[unix.VSTOP], signaled.Cc[unix.VSTART] = stopChar, startChar
-	set(signaled)
-	tp.Try(unix.SYS_WRITE, tape.Imm(master), tp.Bytes([]byte{stopChar}).Arg(), tape.Imm(1))
-	qt.poll(peer, unix.POLLIN, 0) // waits until the character has arrived
-	qt.input.writeTo(tp, tape.Imm(master))
-	tp.Try(unix.SYS_WRITE, tape.Imm(master), tp.Bytes([]byte{startChar}).Arg(), tape.Imm(1))
-	qt.poll(peer, unix.POLLOUT, arrivalTime)
+	qt.putBackInput(master, peer, m, q, set)
 	qt.output.writeTo(tp, qt.peer.Arg())
 
 	set(termios(m.GetTermios()))
@@ -119,6 +115,32 @@ func newQueueTape(t *terminal, master, peer int, q queues) *queueTape {
 		ioctl(tape.Imm(master), tape.Imm(unix.TIOCSPTLCK), number(1))
 	}
 	return qt
+}
+
+// putBackInput writes the input and waits until it has arrived at the line
+// discipline: only then the mode may change. A poll waits for that by itself,
+// but only where it finds nothing to read (n_tty_poll). So what is not in lines
+// must be less than VMIN. Lines are to be read at once; a character in front of
+// them stops output, one behind starts it again, and that can be waited for.
+func (qt *queueTape) putBackInput(master, peer int, m *filespb.Pty, q queues, set func(*unix.Termios)) {
+	mode := neutral(m.GetTermios(), m.GetTermios().GetLflag()&unix.ICANON)
+	mode.Cc[unix.VMIN] = rawLimit + 1
+	if !q.lines {
+		set(mode)
+		qt.input.writeTo(&qt.tape, tape.Imm(master))
+		qt.poll(peer, unix.POLLIN, 0)
+		return
+	}
+	mode.Cc[unix.VSTOP], mode.Cc[unix.VSTART] = stopChar, startChar
+	set(mode)
+	signal := func(c byte) {
+		qt.tape.Try(unix.SYS_WRITE, tape.Imm(master), qt.tape.Bytes([]byte{c}).Arg(), tape.Imm(1))
+	}
+	signal(stopChar)
+	qt.poll(peer, unix.POLLIN, 0)
+	qt.input.writeTo(&qt.tape, tape.Imm(master))
+	signal(startChar)
+	qt.poll(peer, unix.POLLOUT, arrivalTime)
 }
 
 // arrivalTime bounds the wait for the kernel's own thread that brings input to
@@ -171,6 +193,9 @@ func neutral(m *filespb.Termios, lflag uint32) *unix.Termios {
 // putBackExactly tells whether the tape has put back the input as it was: it
 // knows neither VEOF nor the quoting of characters.
 func putBackExactly(m *filespb.Pty) bool {
+	if m.GetTermios().GetLflag()&unix.ICANON == 0 {
+		return true
+	}
 	ends := func(c byte) bool { return endsLine(m.GetTermios(), c) }
 	ours := func(text []byte) bool {
 		return slices.Contains(text, stopChar) || slices.Contains(text, startChar)
@@ -181,8 +206,7 @@ func putBackExactly(m *filespb.Pty) bool {
 			return false
 		}
 	}
-	canonical := m.GetTermios().GetLflag()&unix.ICANON != 0
-	return !ours(m.GetInput()) && !(canonical && slices.ContainsFunc(m.GetInput(), ends))
+	return !ours(m.GetInput()) && !slices.ContainsFunc(m.GetInput(), ends)
 }
 
 func termiosBytes(t *unix.Termios) []byte { return bytesOf(t) }
