@@ -1,5 +1,5 @@
 // Package files is the plugin for files: regular files, directories, pipes,
-// FIFOs, the devices that have no state, and the small anonymous files
+// FIFOs, terminals, the devices that have no state, and the small anonymous files
 // (eventfd, epoll, signalfd, timerfd).
 //
 // A file that has a name is opened again by that name, after it was checked
@@ -8,6 +8,11 @@
 // packet boundaries, eventfds with their count. An epoll instance is made
 // empty and filled when all files are installed, by the task itself, because
 // the kernel knows its members by file and number.
+//
+// Both ends of a pseudo-terminal are made together, with what waits in both
+// directions, before the leader of its session takes it as controlling
+// terminal. A terminal whose other side is outside of the tree is left behind
+// (--shell-job); the tree gets that of the restorer.
 //
 // Whether a file can be carried is known before anything is written: the
 // survey looks at every description once, in [sdk.Checker] and again while the

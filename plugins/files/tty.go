@@ -55,12 +55,6 @@ func isTerminal(rdev uint64) bool {
 		major == ttyAuxMajor && minor <= minorMaster
 }
 
-// ptsDevice is the device number of /dev/pts/N: 256 minors for each major
-// (devpts numbers them through).
-func ptsDevice(index int) uint64 {
-	return unix.Mkdev(uint32(ptsMajor+index>>8), uint32(index&0xff))
-}
-
 func ptsPath(index int) string { return fmt.Sprintf("%s/%d", devpts, index) }
 
 const devpts = "/dev/pts"

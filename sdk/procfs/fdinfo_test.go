@@ -25,7 +25,7 @@ const (
 )
 
 func TestParseFDInfo(t *testing.T) {
-	mask := uint64(0x4402)
+	mask, tty := uint64(0x4402), 12
 	head := FDInfo{Flags: 02000002, MountID: 17, Ino: 18}
 	with := func(f func(*FDInfo)) FDInfo { h := head; f(&h); return h }
 	tests := map[string]FDInfo{
@@ -46,6 +46,7 @@ func TestParseFDInfo(t *testing.T) {
 			i.Timerfd = &TimerfdInfo{ClockID: 1, Ticks: 2, Settime: 1,
 				Value: unix.Timespec{Sec: 3, Nsec: 4}, Interval: unix.Timespec{Nsec: 999999999}}
 		}),
+		fdinfoHead + "tty-index:\t12\n": with(func(i *FDInfo) { i.TTYIndex = &tty }),
 		signalfdSample: with(func(i *FDInfo) { i.Sigmask = &mask }),
 		lockSample: {Pos: 12, Flags: 02100001, MountID: 27, Ino: 9977956, Locks: []Lock{
 			{Type: "FLOCK", State: "ADVISORY", Access: "WRITE", PID: 16278, Dev: unix.Mkdev(0xfe, 0), Ino: 9977956, End: LockEOF},
