@@ -176,6 +176,46 @@ func TestShellJob(t *testing.T) {
 	second.shows("status 130\n")
 	second.types("exit 33\n")
 	second.shows("status 33\n[2] ")
-	second.types("read line; echo got $line\nsomething\n")
+}
+
+// TestShellJobStops: Ctrl-Z stops the tree and gives the terminal back to the
+// shell, fg brings it back; so does its end to a shell without job control.
+func TestShellJobStops(t *testing.T) {
+	needs(t)
+	first, second := newConsole(t), newConsole(t)
+	outer := first.shell("[1] ")
+	first.types("cat\n")
+	waitForeground(t, first, "cat")
+	group, err := foreground(first.master)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(workDir(t), "image.firn")
+	want(t, harness.StatusDone, firn(t), "checkpoint", strconv.Itoa(group), "-o", image, "--shell-job")
+	outer.Forget()
+	first.shows("Killed")
+
+	second.shell("[2] ")
+	second.types(firn(t).Path + " restore --shell-job " + image + "\n")
+	waitForeground(t, second, "cat")
+	second.types("one\n")
+	second.shows("one\none\n")
+	second.types("\x1a")
+	second.shows("Stopped")
+	waitForeground(t, second, "bash")
+	second.types("echo shell$((1 + 1))\n")
+	second.shows("shell2\n")
+	second.types("fg\n")
+	waitForeground(t, second, "cat")
+	second.types("two\n")
+	second.shows("two\ntwo\n")
+	second.types("\x04")
+	second.shows("two\n[2] ")
+
+	second.types("bash --norc -c '" + firn(t).Path + " restore --shell-job " + image + "; read line; echo got $line'\n")
+	waitForeground(t, second, "cat")
+	second.types("\x04")
+	waitForeground(t, second, "bash")
+	second.types("something\n")
 	second.shows("got something\n")
 }

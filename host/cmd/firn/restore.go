@@ -55,6 +55,10 @@ func newRestore(g *global) *cobra.Command {
 					return &commandError{"restore " + cfg.Image, err}
 				}
 			}
+			var j *job
+			if cfg.ShellJob {
+				j = newJob()
+			}
 			progress := ui.NewProgress(os.Stderr)
 			cfg.Progress = progress.Show
 			tree, res, err := restore.Run(cmd.Context(), cfg)
@@ -73,7 +77,7 @@ func newRestore(g *global) *cobra.Command {
 			if detach {
 				return nil
 			}
-			return passOn(cmd.Context(), tree)
+			return passOn(cmd.Context(), tree, j)
 		},
 	}
 	f := cmd.Flags()
