@@ -10,6 +10,8 @@ wanted=(
 	redis-server:redis-server
 	redis-cli:redis-tools
 	python3:python3
+	sqlite3:sqlite3
+	make:make
 	protoc:protobuf-compiler
 	+/usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 	ps:procps

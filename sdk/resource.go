@@ -57,6 +57,15 @@ type Process struct {
 // restore there is one until the seal: PID is its id till then.
 func (p *Process) MainExited() bool { return len(p.Threads) > 0 && p.Threads[0].ID != p.ID }
 
+// TIDs are the live ids of all threads.
+func (p *Process) TIDs() []int {
+	tids := make([]int, len(p.Threads))
+	for i, t := range p.Threads {
+		tids[i] = t.TID
+	}
+	return tids
+}
+
 // Thread is one task.
 type Thread struct {
 	ID  TaskID

@@ -70,10 +70,10 @@ func Enumerate(ctx context.Context, tree *sdk.Tree, running bool) (*Set, error) 
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return assemble(procs)
+	return assemble(procs, running)
 }
 
-func assemble(procs []*process) (*Set, error) {
+func assemble(procs []*process, running bool) (*Set, error) {
 	set := &Set{MaxFD: -1}
 	live := procs[:0]
 	for _, p := range procs {
@@ -88,7 +88,7 @@ func assemble(procs []*process) (*Set, error) {
 		set.Resources = append(set.Resources, sdk.Resource{Kind: sdk.KindTask, Object: uint64(p.ID), Task: p.ID})
 	}
 	set.Resources = append(set.Resources, namespaces(live, next)...)
-	files, err := groupFiles(live, next)
+	files, err := groupFiles(live, next, running)
 	if err != nil {
 		return nil, err
 	}

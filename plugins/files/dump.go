@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -16,6 +17,9 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		return err
 	}
 	defer s.close()
+	if err := p.dumpRemaps(s); err != nil {
+		return err
+	}
 	if err := s.dumpGhosts(ctx, req.Records); err != nil {
 		return err
 	}
@@ -52,7 +56,7 @@ func (p *plugin) takeSurvey(ctx context.Context, sess *sdk.Session) (*survey, er
 	if s != nil {
 		s.close()
 	}
-	return newSurvey(ctx, sess, true, known)
+	return newSurvey(ctx, sess, known, true)
 }
 
 // isOf tells whether the survey is of what a session is about. Only a test has
@@ -71,5 +75,10 @@ func (p *plugin) Abort(context.Context) error {
 		p.frozen.close()
 	}
 	p.frozen, p.known = nil, nil
-	return nil
+	errs := []error{p.removeRemaps()}
+	for _, c := range p.carried {
+		errs = append(errs, c.undo())
+	}
+	p.carried = nil
+	return errors.Join(errs...)
 }

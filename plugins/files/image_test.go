@@ -126,7 +126,7 @@ func FuzzReadImage(f *testing.F) {
 			return
 		}
 		for _, n := range im.named {
-			checkNamed(n.msg)
+			policies(nil).checkNamed(n.msg)
 		}
 		l := &linker{tree: sdktest.Tree(1), byTask: map[sdk.TaskID]*linkTape{}}
 		for _, e := range im.epolls {

@@ -28,7 +28,7 @@ func (o *outsiders) holder(k fileKey) (string, bool) {
 }
 
 // look searches for what is not known to be free.
-func (o *outsiders) look(tree *sdk.Tree, s *search) error {
+func (o *outsiders) look(tree *sdk.Tree, s *search, running bool) error {
 	for ino, k := range s.pipes {
 		if o.free[k] {
 			delete(s.pipes, ino)
@@ -42,7 +42,7 @@ func (o *outsiders) look(tree *sdk.Tree, s *search) error {
 	if len(s.pipes)+len(s.others) == 0 {
 		return nil
 	}
-	held, err := s.run(tree)
+	held, err := s.run(tree, running)
 	if err != nil {
 		return err
 	}
@@ -84,19 +84,25 @@ func (s *survey) search() *search {
 			out.pipes[p.key.ino] = p.key
 		}
 	}
-	for k := range s.ghosts {
-		out.others[k] = true
+	for k, g := range s.ghosts {
+		if g.msg.Carried == nil { // others may go on with what has a name
+			out.others[k] = true
+		}
 	}
 	return out
 }
 
-func (s *search) run(tree *sdk.Tree) (map[fileKey]string, error) {
+// run looks at all processes. Of a tree that runs there may be processes by now
+// that the tree does not have yet.
+func (s *search) run(tree *sdk.Tree, running bool) (map[fileKey]string, error) {
 	s.found = map[fileKey]string{}
-	return s.found, eachOutside(tree, s.process)
+	return s.found, eachOutside(tree, running, s.process)
 }
 
-// eachOutside calls look for every process outside the tree but this one.
-func eachOutside(tree *sdk.Tree, look func(pid string)) error {
+// eachOutside calls look for every process that is not in the tree, nor this
+// one. Of a tree that runs, a process that turns out to have something may be
+// ours all the same: look asks then.
+func eachOutside(tree *sdk.Tree, running bool, look func(pid string, ours func() bool)) error {
 	skip := map[int]bool{os.Getpid(): true}
 	for i := range tree.Processes {
 		skip[int(tree.Processes[i].ID)] = true
@@ -111,16 +117,19 @@ func eachOutside(tree *sdk.Tree, look func(pid string)) error {
 		return fmt.Errorf("list processes: %w", err)
 	}
 	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil && !skip[pid] {
-			look(name)
+		pid, err := strconv.Atoi(name)
+		if err != nil || skip[pid] {
+			continue
 		}
+		look(name, func() bool { return running && descends(tree, pid) })
 	}
 	return nil
 }
 
-// process looks through one process. What ended meanwhile or cannot be looked
-// into (another user's, without rights) has nothing to tell.
-func (s *search) process(pid string) {
+// process looks through one process, unless it turns out to be one of ours. What
+// ended meanwhile or cannot be looked into (another user's, without rights) has
+// nothing to tell.
+func (s *search) process(pid string, ours func() bool) {
 	dir, err := os.Open("/proc/" + pid + "/fd")
 	if err != nil {
 		return
@@ -134,6 +143,9 @@ func (s *search) process(pid string) {
 		k, ok := s.match(int(dir.Fd()), fd)
 		if !ok {
 			continue
+		}
+		if ours() {
+			return
 		}
 		if _, seen := s.found[k]; !seen {
 			s.found[k] = fmt.Sprintf("task %s (%s)", pid, comm(pid))

@@ -106,14 +106,17 @@ func (ts *terminalSurvey) get(dev uint64) *terminal {
 
 // examineTerminals looks at all terminals. Both ends belong together, and a
 // session to its terminal, so it comes after everything else.
-func (s *survey) examineTerminals(ctx context.Context, frozen bool, known *outsiders) error {
+func (s *survey) examineTerminals(ctx context.Context, known *outsiders) error {
 	ts := &terminalSurvey{byDev: map[uint64]*terminal{}}
 	for i := range s.items {
 		it := &s.items[i]
 		if f := it.file(); f.Type != sdk.TypeChar || f.Flags&unix.O_PATH != 0 || !isTerminal(f.Rdev) {
 			continue
 		}
-		if err := s.examineEnd(ts, it); err != nil {
+		if it.msg != nil {
+			continue // is left outside
+		}
+		if err := s.examineEnd(ts, it); err != nil && !s.gone(err) {
 			return fmt.Errorf("examine %s: %w", it.file().Link, err)
 		}
 	}
@@ -127,7 +130,7 @@ func (s *survey) examineTerminals(ctx context.Context, frozen bool, known *outsi
 		} else {
 			err = s.examinePty(t)
 		}
-		if err != nil {
+		if err != nil && !s.gone(err) {
 			return fmt.Errorf("examine %s: %w", t.name(), err)
 		}
 	}
@@ -135,7 +138,7 @@ func (s *survey) examineTerminals(ctx context.Context, frozen bool, known *outsi
 		return err
 	}
 	for _, t := range ts.list {
-		if t.pty != nil && frozen {
+		if t.pty != nil && s.frozen {
 			if err := s.examineQueues(ctx, t); err != nil {
 				return fmt.Errorf("examine what waits in %s: %w", t.name(), err)
 			}

@@ -3,7 +3,6 @@ package files
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -46,12 +45,7 @@ func (ts *terminalSet) checkOutside(c *imageCheck, req *sdk.RestoreRequest) {
 func openJobTerminal(mode uint32) (int, error) {
 	flags := int(mode) | unix.O_NOCTTY | unix.O_NONBLOCK | unix.O_CLOEXEC
 	for number := range 3 {
-		path := fmt.Sprintf("/proc/%d/fd/%d", os.Getppid(), number)
-		var st unix.Stat_t
-		if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || !isTerminal(st.Rdev) || isMaster(st.Rdev) {
-			continue
-		}
-		if fd, err := unix.Open(path, flags, 0); err == nil {
+		if fd, err := reopenHost(number, flags); err == nil {
 			return fd, nil
 		}
 	}
@@ -60,6 +54,23 @@ func openJobTerminal(mode uint32) (int, error) {
 		return -1, fmt.Errorf("open /dev/tty: %w", err)
 	}
 	return fd, nil
+}
+
+// reopenHost opens a terminal of the host again, which has it under a number.
+func reopenHost(number, flags int) (int, error) {
+	fd, err := openfile.OfHost(number)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return -1, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || !isTerminal(st.Rdev) || isMaster(st.Rdev) {
+		return -1, unix.ENOTTY
+	}
+	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), flags, 0)
 }
 
 // openOutside opens the terminal of the host in place of one that was left
@@ -130,9 +141,9 @@ func (p *plugin) RestoreTasks(ctx context.Context, req *sdk.RestoreRequest) erro
 	return nil
 }
 
-// Resumed implements [sdk.Resumer]: who runs in the foreground of a terminal
-// that has another size than the tree's old one is told.
-func (p *plugin) Resumed(_ context.Context, req *sdk.RestoreRequest) error {
+// tellSize tells who runs in the foreground of a terminal that it has another
+// size than the tree's old one.
+func (p *plugin) tellSize(req *sdk.RestoreRequest) error {
 	p.mu.Lock()
 	group := p.resized
 	p.mu.Unlock()

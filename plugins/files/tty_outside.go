@@ -68,7 +68,7 @@ func (s *survey) findForeign(ts *terminalSurvey, known *outsiders) error {
 	if len(look.byDev) == 0 {
 		return nil
 	}
-	if err := eachOutside(s.sess.Tree, look.process); err != nil {
+	if err := eachOutside(s.sess.Tree, !s.frozen, look.process); err != nil {
 		return err
 	}
 	for _, t := range look.byDev {
@@ -117,7 +117,19 @@ type terminalSearch struct {
 
 // process looks through one process. What ended meanwhile or cannot be looked
 // into has nothing to tell.
-func (l *terminalSearch) process(pid string) {
+func (l *terminalSearch) process(pid string, ours func() bool) {
+	before := len(l.found)
+	l.search(pid)
+	if len(l.found) > before && ours() {
+		for t, who := range l.found {
+			if who == l.who(pid) {
+				delete(l.found, t)
+			}
+		}
+	}
+}
+
+func (l *terminalSearch) search(pid string) {
 	n, err := strconv.Atoi(pid)
 	if err != nil {
 		return
@@ -177,6 +189,8 @@ func (l *terminalSearch) descriptor(dir int, pid, fd string) {
 
 func (l *terminalSearch) hold(t *terminal, pid string) {
 	if _, ok := l.found[t]; !ok {
-		l.found[t] = fmt.Sprintf("task %s (%s)", pid, comm(pid))
+		l.found[t] = l.who(pid)
 	}
 }
+
+func (l *terminalSearch) who(pid string) string { return fmt.Sprintf("task %s (%s)", pid, comm(pid)) }

@@ -132,7 +132,12 @@ func (r *restore) restoreTerminals(ctx context.Context, ts *terminalSet) error {
 		if e.msg.GetKind() == filespb.TtyEnd_KIND_CURRENT {
 			continue // attachSession made it
 		}
-		fd, err := r.openEnd(e.msg, ptys[e.msg.GetIndex()])
+		var fd int
+		if n, ok := r.inherited[e.object]; ok && e.msg.GetKind() != filespb.TtyEnd_KIND_MASTER {
+			fd, err = openInherited(n, e.msg.GetDescription().GetFlags())
+		} else {
+			fd, err = r.openEnd(e.msg, ptys[e.msg.GetIndex()])
+		}
 		if err != nil {
 			return fmt.Errorf("restore object %d (%s): %w", e.object, e.msg.GetPath(), err)
 		}

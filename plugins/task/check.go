@@ -18,8 +18,10 @@ type examination struct {
 	proc   *sdk.Process
 	tree   *sdk.Tree
 	frozen bool
-	label  string // the plugin's own security label
-	ttys   *terminals
+	// preview tells that a frozen tree is going to be examined as well.
+	preview bool
+	label   string // the plugin's own security label
+	ttys    *terminals
 	// namespaces are those of the main thread, by threadNamespaces.
 	namespaces []string
 	// status is what was read of each thread.
@@ -55,11 +57,14 @@ func examine(ctx context.Context, req *sdk.CheckRequest) ([]*examination, error)
 	own := securityLabel(selfPID)
 	ttys := findTerminals(req.Session)
 	for _, p := range ownProcesses(req.Session) {
-		exams = append(exams, &examination{proc: p, tree: req.Tree, frozen: req.Frozen, label: own, ttys: ttys,
+		exams = append(exams, &examination{proc: p, tree: req.Tree, frozen: req.Frozen, preview: req.Preview, label: own, ttys: ttys,
 			status: make([]*procfs.TaskStatus, len(p.Threads)), found: make([][]sdk.Finding, len(p.Threads))})
 	}
 	err := inParallel(ctx, len(exams), func(i int) error { return exams[i].ended(exams[i].process(ctx)) })
 	if err != nil {
+		return nil, err
+	}
+	if err := adjustments(exams); err != nil {
 		return nil, err
 	}
 	threads := threadsOf(exams, func(x *examination) int { return len(x.proc.Threads) })
@@ -166,6 +171,9 @@ func (x *examination) thread(i int) error {
 	}
 	if status.UntagMask != ^uint64(0) {
 		x.block(i, "linear address masking", fmt.Sprintf("untag mask %#x cannot be carried", status.UntagMask), "")
+	}
+	if x.preview && i > 0 {
+		return nil // what a thread seldom has for itself takes long to find out
 	}
 	if coreCookie(tid) != 0 {
 		x.block(i, "core scheduling", "its cookie cannot be carried", "")

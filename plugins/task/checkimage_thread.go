@@ -2,6 +2,7 @@ package task
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/openfile"
 )
 
 // niceLimit is what RLIMIT_NICE counts down from: nice 19 is 1.
@@ -19,6 +21,12 @@ func (c *imageCheck) checkDirectories(t *savedThread, fs *taskpb.FileSystem) {
 		name string
 		path []byte
 	}{{"current directory", fs.GetCwd()}, {"root directory", fs.GetRoot()}} {
+		if fs.GetDeletedCwd() != nil && d.name == "current directory" {
+			if err := openfile.WritableDirectory(filepath.Dir(string(d.path))); err != nil {
+				c.find(sdk.LevelBlock, t.ID, d.name, fmt.Sprintf("%s was deleted and cannot be made: %v", d.path, err), "")
+			}
+			continue
+		}
 		var st unix.Stat_t
 		err := unix.Stat(string(d.path), &st)
 		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {

@@ -241,7 +241,7 @@ func buildAll(p *taskpb.Process, th *taskpb.Thread) (*tape.Tape, error) {
 	s, t := &script{}, &saved.threads[0]
 	for _, step := range []func(*script, *savedProcess, *savedThread) error{
 		func(s *script, p *savedProcess, _ *savedThread) error { return setProcess(s, p, true) },
-		setThread, placeThread,
+		setThread, (&placer{}).thread,
 		func(s *script, p *savedProcess, t *savedThread) error {
 			setCredentials(s, &taskpb.Credentials{}, t.rec.GetCredentials())
 			return setLimits(s, p.rec.GetLimits())

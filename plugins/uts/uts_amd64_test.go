@@ -11,6 +11,7 @@ import (
 	"github.com/firn-cr/firn/plugins/internal/tracetest"
 	"github.com/firn-cr/firn/plugins/uts/utspb"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/namespace"
 	"github.com/firn-cr/firn/sdk/sdktest/gate"
 )
 
@@ -42,7 +43,7 @@ func TestRoundTrip(t *testing.T) {
 	ctx, p, h := context.Background(), &plugin{}, tracetest.New(t)
 	from, processes := tree(h)
 	h.Run(processes[0].PID, create(&utspb.Namespace{Hostname: []byte("web-1"), Domainname: []byte("example.net")}))
-	h.Run(processes[1].PID, join(processes[0].PID))
+	h.Run(processes[1].PID, namespace.Join(processes[0].PID, unix.CLONE_NEWUTS))
 	h.Run(processes[2].PID, create(&utspb.Namespace{Hostname: []byte{0xff, ' ', '"'}}))
 
 	findings, err := p.Check(ctx, &sdk.CheckRequest{Session: from})

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +35,12 @@ type FDInfo struct {
 	TTYIndex *int
 	// Epoll are the files that an epoll instance watches.
 	Epoll []EpollTarget
+	// Inotify are the watches of an inotify instance, Fanotify is a fanotify
+	// group with its marks.
+	Inotify  []InotifyWatch
+	Fanotify *FanotifyInfo
+	// Pidfd is set for pidfds.
+	Pidfd *PidfdInfo
 }
 
 // EventfdInfo is the state of an eventfd(2).
@@ -66,6 +73,13 @@ type EpollTarget struct {
 	Pos int64
 	Ino uint64
 	Dev uint64
+}
+
+// PidfdInfo is what a pidfd refers to.
+type PidfdInfo struct {
+	// PID is its number in the PID namespace of this /proc: 0 if it has none
+	// there, -1 if it was reaped.
+	PID int
 }
 
 // ReadFDInfo reads /proc/PID/fdinfo/FD.
@@ -137,6 +151,15 @@ func (p *fdinfoParser) line(key string, val []byte) (ok bool) {
 		var v int
 		v, ok = parsePositive(val)
 		info.TTYIndex = &v
+	case "Pid":
+		var v int64
+		v, ok = parseInt(val)
+		info.Pidfd = &PidfdInfo{PID: int(v)}
+		ok = ok && v >= -1 && v <= math.MaxInt32
+	case "inotify wd":
+		return p.inotify(val)
+	case "fanotify flags", "fanotify ino", "fanotify mnt_id", "fanotify sdev", "fanotify mnt_ns":
+		return p.fanotify(strings.TrimPrefix(key, "fanotify "), val)
 	case "eventfd-count", "eventfd-semaphore":
 		return p.eventfd(key, val)
 	case "clockid", "ticks", "settime flags", "it_value", "it_interval":

@@ -23,71 +23,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type TtyEnd_Kind int32
-
-const (
-	TtyEnd_KIND_UNSPECIFIED TtyEnd_Kind = 0
-	TtyEnd_KIND_MASTER      TtyEnd_Kind = 1
-	TtyEnd_KIND_SLAVE       TtyEnd_Kind = 2
-	// Was opened as /dev/tty.
-	TtyEnd_KIND_CURRENT TtyEnd_Kind = 3
-	// The master was closed: reads give end-of-file, everything else EIO.
-	TtyEnd_KIND_HUNG_UP TtyEnd_Kind = 4
-	// Of the terminal outside of the tree (--shell-job).
-	TtyEnd_KIND_OUTSIDE TtyEnd_Kind = 5
-	// The same, opened as /dev/tty.
-	TtyEnd_KIND_OUTSIDE_CURRENT TtyEnd_Kind = 6
-)
-
-// Enum value maps for TtyEnd_Kind.
-var (
-	TtyEnd_Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "KIND_MASTER",
-		2: "KIND_SLAVE",
-		3: "KIND_CURRENT",
-		4: "KIND_HUNG_UP",
-		5: "KIND_OUTSIDE",
-		6: "KIND_OUTSIDE_CURRENT",
-	}
-	TtyEnd_Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED":     0,
-		"KIND_MASTER":          1,
-		"KIND_SLAVE":           2,
-		"KIND_CURRENT":         3,
-		"KIND_HUNG_UP":         4,
-		"KIND_OUTSIDE":         5,
-		"KIND_OUTSIDE_CURRENT": 6,
-	}
-)
-
-func (x TtyEnd_Kind) Enum() *TtyEnd_Kind {
-	p := new(TtyEnd_Kind)
-	*p = x
-	return p
-}
-
-func (x TtyEnd_Kind) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (TtyEnd_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_plugins_files_files_proto_enumTypes[0].Descriptor()
-}
-
-func (TtyEnd_Kind) Type() protoreflect.EnumType {
-	return &file_plugins_files_files_proto_enumTypes[0]
-}
-
-func (x TtyEnd_Kind) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use TtyEnd_Kind.Descriptor instead.
-func (TtyEnd_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_plugins_files_files_proto_rawDescGZIP(), []int{23, 0}
-}
-
 // Description is what every open file description has.
 type Description struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -320,8 +255,14 @@ type Named struct {
 	Process uint32 `protobuf:"varint,6,opt,name=process,proto3" json:"process,omitempty"`
 	// The file has no name any more: it is the one whose Ghost record has this
 	// object, and the identity is not set.
-	Ghost         uint64  `protobuf:"varint,7,opt,name=ghost,proto3" json:"ghost,omitempty"`
-	Locks         []*Lock `protobuf:"bytes,8,rep,name=locks,proto3" json:"locks,omitempty"`
+	Ghost uint64  `protobuf:"varint,7,opt,name=ghost,proto3" json:"ghost,omitempty"`
+	Locks []*Lock `protobuf:"bytes,8,rep,name=locks,proto3" json:"locks,omitempty"`
+	// The path was deleted, but the file has this other name. It gets its path
+	// back for the moment in which it is opened.
+	Link []byte `protobuf:"bytes,9,opt,name=link,proto3" json:"link,omitempty"`
+	// The other name was made by the checkpoint (--link-remap): the restore
+	// removes it when the tree runs.
+	Remapped      bool `protobuf:"varint,10,opt,name=remapped,proto3" json:"remapped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -410,6 +351,20 @@ func (x *Named) GetLocks() []*Lock {
 		return x.Locks
 	}
 	return nil
+}
+
+func (x *Named) GetLink() []byte {
+	if x != nil {
+		return x.Link
+	}
+	return nil
+}
+
+func (x *Named) GetRemapped() bool {
+	if x != nil {
+		return x.Remapped
+	}
+	return false
 }
 
 // Lock is a lock that is held through a description.
@@ -509,23 +464,26 @@ func (x *Lock) GetFd() uint32 {
 	return 0
 }
 
-// Ghost is a file without a name: deleted, made by O_TMPFILE, or by
-// memfd_create(2). It precedes its content, which is in bulk records, one for
+// Ghost is a file or directory without a name: deleted, made by O_TMPFILE, or
+// by memfd_create(2). It precedes its content, which is in bulk records, one for
 // each extent, and its descriptions.
 type Ghost struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // last path, or the name of a memory file
-	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`
-	Uid           uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
-	Gid           uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
-	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
-	Atime         int64                  `protobuf:"varint,6,opt,name=atime,proto3" json:"atime,omitempty"` // nanoseconds since 1970
-	Mtime         int64                  `protobuf:"varint,7,opt,name=mtime,proto3" json:"mtime,omitempty"`
-	Extents       []*Extent              `protobuf:"bytes,8,rep,name=extents,proto3" json:"extents,omitempty"` // in order; the rest is holes
-	Attributes    []*Attribute           `protobuf:"bytes,9,rep,name=attributes,proto3" json:"attributes,omitempty"`
-	Unnamed       bool                   `protobuf:"varint,10,opt,name=unnamed,proto3" json:"unnamed,omitempty"` // never had a name (O_TMPFILE)
-	Memory        bool                   `protobuf:"varint,11,opt,name=memory,proto3" json:"memory,omitempty"`   // memfd_create(2)
-	Seals         uint32                 `protobuf:"varint,12,opt,name=seals,proto3" json:"seals,omitempty"`     // of memory files, F_GET_SEALS
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Path       []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // last path, or the name of a memory file
+	Mode       uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	Uid        uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid        uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	Size       int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Atime      int64                  `protobuf:"varint,6,opt,name=atime,proto3" json:"atime,omitempty"` // nanoseconds since 1970
+	Mtime      int64                  `protobuf:"varint,7,opt,name=mtime,proto3" json:"mtime,omitempty"`
+	Extents    []*Extent              `protobuf:"bytes,8,rep,name=extents,proto3" json:"extents,omitempty"` // in order; the rest is holes
+	Attributes []*Attribute           `protobuf:"bytes,9,rep,name=attributes,proto3" json:"attributes,omitempty"`
+	Unnamed    bool                   `protobuf:"varint,10,opt,name=unnamed,proto3" json:"unnamed,omitempty"` // never had a name (O_TMPFILE)
+	Memory     bool                   `protobuf:"varint,11,opt,name=memory,proto3" json:"memory,omitempty"`   // memfd_create(2)
+	Seals      uint32                 `protobuf:"varint,12,opt,name=seals,proto3" json:"seals,omitempty"`     // of memory files, F_GET_SEALS
+	// The file has its name, and its content is in the image (--carry): what it
+	// was, to tell whether it has changed.
+	Carried       *Identity `protobuf:"bytes,13,opt,name=carried,proto3" json:"carried,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -642,6 +600,13 @@ func (x *Ghost) GetSeals() uint32 {
 		return x.Seals
 	}
 	return 0
+}
+
+func (x *Ghost) GetCarried() *Identity {
+	if x != nil {
+		return x.Carried
+	}
+	return nil
 }
 
 // Extent is a range of a file.
@@ -830,7 +795,12 @@ type Pipe struct {
 	Size int64  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"` // capacity in bytes (F_GETPIPE_SZ)
 	// A reader of the FIFO would get end-of-file rather than wait for a first
 	// writer.
-	HadWriter     bool `protobuf:"varint,4,opt,name=had_writer,json=hadWriter,proto3" json:"had_writer,omitempty"`
+	HadWriter bool `protobuf:"varint,4,opt,name=had_writer,json=hadWriter,proto3" json:"had_writer,omitempty"`
+	// The FIFO was deleted: it is made with this path and deleted again.
+	Deleted       bool   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Mode          uint32 `protobuf:"varint,6,opt,name=mode,proto3" json:"mode,omitempty"` // of a deleted one, with its owner
+	Uid           uint32 `protobuf:"varint,7,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32 `protobuf:"varint,8,opt,name=gid,proto3" json:"gid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -891,6 +861,34 @@ func (x *Pipe) GetHadWriter() bool {
 		return x.HadWriter
 	}
 	return false
+}
+
+func (x *Pipe) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+func (x *Pipe) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Pipe) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Pipe) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
 }
 
 // PipeData is a piece of what is in a pipe, in order.
@@ -1435,575 +1433,6 @@ func (x *EpollParams) GetPreferBusyPoll() bool {
 	return false
 }
 
-// Termios is struct termios2 (ioctl_tty(2), TCGETS2).
-type Termios struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Iflag         uint32                 `protobuf:"varint,1,opt,name=iflag,proto3" json:"iflag,omitempty"`
-	Oflag         uint32                 `protobuf:"varint,2,opt,name=oflag,proto3" json:"oflag,omitempty"`
-	Cflag         uint32                 `protobuf:"varint,3,opt,name=cflag,proto3" json:"cflag,omitempty"`
-	Lflag         uint32                 `protobuf:"varint,4,opt,name=lflag,proto3" json:"lflag,omitempty"`
-	Line          uint32                 `protobuf:"varint,5,opt,name=line,proto3" json:"line,omitempty"` // line discipline
-	Cc            []byte                 `protobuf:"bytes,6,opt,name=cc,proto3" json:"cc,omitempty"`      // control characters by index
-	Ispeed        uint32                 `protobuf:"varint,7,opt,name=ispeed,proto3" json:"ispeed,omitempty"`
-	Ospeed        uint32                 `protobuf:"varint,8,opt,name=ospeed,proto3" json:"ospeed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Termios) Reset() {
-	*x = Termios{}
-	mi := &file_plugins_files_files_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Termios) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Termios) ProtoMessage() {}
-
-func (x *Termios) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_files_files_proto_msgTypes[18]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Termios.ProtoReflect.Descriptor instead.
-func (*Termios) Descriptor() ([]byte, []int) {
-	return file_plugins_files_files_proto_rawDescGZIP(), []int{18}
-}
-
-func (x *Termios) GetIflag() uint32 {
-	if x != nil {
-		return x.Iflag
-	}
-	return 0
-}
-
-func (x *Termios) GetOflag() uint32 {
-	if x != nil {
-		return x.Oflag
-	}
-	return 0
-}
-
-func (x *Termios) GetCflag() uint32 {
-	if x != nil {
-		return x.Cflag
-	}
-	return 0
-}
-
-func (x *Termios) GetLflag() uint32 {
-	if x != nil {
-		return x.Lflag
-	}
-	return 0
-}
-
-func (x *Termios) GetLine() uint32 {
-	if x != nil {
-		return x.Line
-	}
-	return 0
-}
-
-func (x *Termios) GetCc() []byte {
-	if x != nil {
-		return x.Cc
-	}
-	return nil
-}
-
-func (x *Termios) GetIspeed() uint32 {
-	if x != nil {
-		return x.Ispeed
-	}
-	return 0
-}
-
-func (x *Termios) GetOspeed() uint32 {
-	if x != nil {
-		return x.Ospeed
-	}
-	return 0
-}
-
-// WindowSize is struct winsize.
-type WindowSize struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
-	Columns       uint32                 `protobuf:"varint,2,opt,name=columns,proto3" json:"columns,omitempty"`
-	Xpixels       uint32                 `protobuf:"varint,3,opt,name=xpixels,proto3" json:"xpixels,omitempty"`
-	Ypixels       uint32                 `protobuf:"varint,4,opt,name=ypixels,proto3" json:"ypixels,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *WindowSize) Reset() {
-	*x = WindowSize{}
-	mi := &file_plugins_files_files_proto_msgTypes[19]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *WindowSize) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*WindowSize) ProtoMessage() {}
-
-func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_files_files_proto_msgTypes[19]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
-func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_plugins_files_files_proto_rawDescGZIP(), []int{19}
-}
-
-func (x *WindowSize) GetRows() uint32 {
-	if x != nil {
-		return x.Rows
-	}
-	return 0
-}
-
-func (x *WindowSize) GetColumns() uint32 {
-	if x != nil {
-		return x.Columns
-	}
-	return 0
-}
-
-func (x *WindowSize) GetXpixels() uint32 {
-	if x != nil {
-		return x.Xpixels
-	}
-	return 0
-}
-
-func (x *WindowSize) GetYpixels() uint32 {
-	if x != nil {
-		return x.Ypixels
-	}
-	return 0
-}
-
-// Pty is a pseudo-terminal whose master is in the tree: what its ends share.
-// It precedes them.
-type Pty struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Index           uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // the N of /dev/pts/N
-	Termios         *Termios               `protobuf:"bytes,2,opt,name=termios,proto3" json:"termios,omitempty"`
-	Window          *WindowSize            `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
-	Packet          bool                   `protobuf:"varint,4,opt,name=packet,proto3" json:"packet,omitempty"`                                          // TIOCPKT
-	Locked          bool                   `protobuf:"varint,5,opt,name=locked,proto3" json:"locked,omitempty"`                                          // TIOCSPTLCK
-	Exclusive       bool                   `protobuf:"varint,6,opt,name=exclusive,proto3" json:"exclusive,omitempty"`                                    // TIOCEXCL, of the slave
-	MasterExclusive bool                   `protobuf:"varint,7,opt,name=master_exclusive,json=masterExclusive,proto3" json:"master_exclusive,omitempty"` // of the master
-	// Of the slave's node; only the permission bits.
-	Mode    uint32      `protobuf:"varint,8,opt,name=mode,proto3" json:"mode,omitempty"`
-	Uid     uint32      `protobuf:"varint,9,opt,name=uid,proto3" json:"uid,omitempty"`
-	Gid     uint32      `protobuf:"varint,10,opt,name=gid,proto3" json:"gid,omitempty"`
-	Session *TtySession `protobuf:"bytes,11,opt,name=session,proto3" json:"session,omitempty"` // unset if it is nobody's controlling terminal
-	Output  []byte      `protobuf:"bytes,12,opt,name=output,proto3" json:"output,omitempty"`   // what the slave wrote and nobody read on the master
-	// What was written to the master and not read on the slave: lines that are
-	// complete, in canonical mode, and what follows them.
-	Lines         []*TtyLine `protobuf:"bytes,13,rep,name=lines,proto3" json:"lines,omitempty"`
-	Input         []byte     `protobuf:"bytes,14,opt,name=input,proto3" json:"input,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Pty) Reset() {
-	*x = Pty{}
-	mi := &file_plugins_files_files_proto_msgTypes[20]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Pty) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Pty) ProtoMessage() {}
-
-func (x *Pty) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_files_files_proto_msgTypes[20]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Pty.ProtoReflect.Descriptor instead.
-func (*Pty) Descriptor() ([]byte, []int) {
-	return file_plugins_files_files_proto_rawDescGZIP(), []int{20}
-}
-
-func (x *Pty) GetIndex() uint32 {
-	if x != nil {
-		return x.Index
-	}
-	return 0
-}
-
-func (x *Pty) GetTermios() *Termios {
-	if x != nil {
-		return x.Termios
-	}
-	return nil
-}
-
-func (x *Pty) GetWindow() *WindowSize {
-	if x != nil {
-		return x.Window
-	}
-	return nil
-}
-
-func (x *Pty) GetPacket() bool {
-	if x != nil {
-		return x.Packet
-	}
-	return false
-}
-
-func (x *Pty) GetLocked() bool {
-	if x != nil {
-		return x.Locked
-	}
-	return false
-}
-
-func (x *Pty) GetExclusive() bool {
-	if x != nil {
-		return x.Exclusive
-	}
-	return false
-}
-
-func (x *Pty) GetMasterExclusive() bool {
-	if x != nil {
-		return x.MasterExclusive
-	}
-	return false
-}
-
-func (x *Pty) GetMode() uint32 {
-	if x != nil {
-		return x.Mode
-	}
-	return 0
-}
-
-func (x *Pty) GetUid() uint32 {
-	if x != nil {
-		return x.Uid
-	}
-	return 0
-}
-
-func (x *Pty) GetGid() uint32 {
-	if x != nil {
-		return x.Gid
-	}
-	return 0
-}
-
-func (x *Pty) GetSession() *TtySession {
-	if x != nil {
-		return x.Session
-	}
-	return nil
-}
-
-func (x *Pty) GetOutput() []byte {
-	if x != nil {
-		return x.Output
-	}
-	return nil
-}
-
-func (x *Pty) GetLines() []*TtyLine {
-	if x != nil {
-		return x.Lines
-	}
-	return nil
-}
-
-func (x *Pty) GetInput() []byte {
-	if x != nil {
-		return x.Input
-	}
-	return nil
-}
-
-// TtyLine is a line of input.
-type TtyLine struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Text          []byte                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"` // with its terminator
-	Eof           bool                   `protobuf:"varint,2,opt,name=eof,proto3" json:"eof,omitempty"`  // ended by the VEOF character, which is not part of the text
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TtyLine) Reset() {
-	*x = TtyLine{}
-	mi := &file_plugins_files_files_proto_msgTypes[21]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TtyLine) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TtyLine) ProtoMessage() {}
-
-func (x *TtyLine) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_files_files_proto_msgTypes[21]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TtyLine.ProtoReflect.Descriptor instead.
-func (*TtyLine) Descriptor() ([]byte, []int) {
-	return file_plugins_files_files_proto_rawDescGZIP(), []int{21}
-}
-
-func (x *TtyLine) GetText() []byte {
-	if x != nil {
-		return x.Text
-	}
-	return nil
-}
-
-func (x *TtyLine) GetEof() bool {
-	if x != nil {
-		return x.Eof
-	}
-	return false
-}
-
-// TtySession is the session that has a terminal as controlling terminal.
-type TtySession struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Leader        uint32                 `protobuf:"varint,1,opt,name=leader,proto3" json:"leader,omitempty"`
-	Foreground    uint32                 `protobuf:"varint,2,opt,name=foreground,proto3" json:"foreground,omitempty"` // process group; 0 if it has ended
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TtySession) Reset() {
-	*x = TtySession{}
-	mi := &file_plugins_files_files_proto_msgTypes[22]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TtySession) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TtySession) ProtoMessage() {}
-
-func (x *TtySession) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_files_files_proto_msgTypes[22]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TtySession.ProtoReflect.Descriptor instead.
-func (*TtySession) Descriptor() ([]byte, []int) {
-	return file_plugins_files_files_proto_rawDescGZIP(), []int{22}
-}
-
-func (x *TtySession) GetLeader() uint32 {
-	if x != nil {
-		return x.Leader
-	}
-	return 0
-}
-
-func (x *TtySession) GetForeground() uint32 {
-	if x != nil {
-		return x.Foreground
-	}
-	return 0
-}
-
-// TtyEnd is an open file description of a terminal.
-type TtyEnd struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Description   *Description           `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
-	Kind          TtyEnd_Kind            `protobuf:"varint,2,opt,name=kind,proto3,enum=firn.files.v1.TtyEnd_Kind" json:"kind,omitempty"`
-	Index         uint32                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`   // of the Pty; not set for outside terminals
-	Leader        uint32                 `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"` // of the session, for a current terminal
-	Path          []byte                 `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TtyEnd) Reset() {
-	*x = TtyEnd{}
-	mi := &file_plugins_files_files_proto_msgTypes[23]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TtyEnd) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TtyEnd) ProtoMessage() {}
-
-func (x *TtyEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_files_files_proto_msgTypes[23]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TtyEnd.ProtoReflect.Descriptor instead.
-func (*TtyEnd) Descriptor() ([]byte, []int) {
-	return file_plugins_files_files_proto_rawDescGZIP(), []int{23}
-}
-
-func (x *TtyEnd) GetDescription() *Description {
-	if x != nil {
-		return x.Description
-	}
-	return nil
-}
-
-func (x *TtyEnd) GetKind() TtyEnd_Kind {
-	if x != nil {
-		return x.Kind
-	}
-	return TtyEnd_KIND_UNSPECIFIED
-}
-
-func (x *TtyEnd) GetIndex() uint32 {
-	if x != nil {
-		return x.Index
-	}
-	return 0
-}
-
-func (x *TtyEnd) GetLeader() uint32 {
-	if x != nil {
-		return x.Leader
-	}
-	return 0
-}
-
-func (x *TtyEnd) GetPath() []byte {
-	if x != nil {
-		return x.Path
-	}
-	return nil
-}
-
-// Terminal is the terminal outside of the tree on which it ran (--shell-job).
-type Terminal struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Termios *Termios               `protobuf:"bytes,1,opt,name=termios,proto3" json:"termios,omitempty"`
-	Window  *WindowSize            `protobuf:"bytes,2,opt,name=window,proto3" json:"window,omitempty"`
-	// The leader is a process of the tree, or 0: then the session is not the
-	// tree's own.
-	Session       *TtySession `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Terminal) Reset() {
-	*x = Terminal{}
-	mi := &file_plugins_files_files_proto_msgTypes[24]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Terminal) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Terminal) ProtoMessage() {}
-
-func (x *Terminal) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_files_files_proto_msgTypes[24]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Terminal.ProtoReflect.Descriptor instead.
-func (*Terminal) Descriptor() ([]byte, []int) {
-	return file_plugins_files_files_proto_rawDescGZIP(), []int{24}
-}
-
-func (x *Terminal) GetTermios() *Termios {
-	if x != nil {
-		return x.Termios
-	}
-	return nil
-}
-
-func (x *Terminal) GetWindow() *WindowSize {
-	if x != nil {
-		return x.Window
-	}
-	return nil
-}
-
-func (x *Terminal) GetSession() *TtySession {
-	if x != nil {
-		return x.Session
-	}
-	return nil
-}
-
 var File_plugins_files_files_proto protoreflect.FileDescriptor
 
 const file_plugins_files_files_proto_rawDesc = "" +
@@ -2024,7 +1453,7 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05mtime\x18\x05 \x01(\x03R\x05mtime\x12\x14\n" +
-	"\x05btime\x18\x06 \x01(\x03R\x05btime\"\x99\x02\n" +
+	"\x05btime\x18\x06 \x01(\x03R\x05btime\"\xc9\x02\n" +
 	"\x05Named\x12<\n" +
 	"\vdescription\x18\x01 \x01(\v2\x1a.firn.files.v1.DescriptionR\vdescription\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x123\n" +
@@ -2033,7 +1462,10 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x06pseudo\x18\x05 \x01(\bR\x06pseudo\x12\x18\n" +
 	"\aprocess\x18\x06 \x01(\rR\aprocess\x12\x14\n" +
 	"\x05ghost\x18\a \x01(\x04R\x05ghost\x12)\n" +
-	"\x05locks\x18\b \x03(\v2\x13.firn.files.v1.LockR\x05locks\"\xa6\x01\n" +
+	"\x05locks\x18\b \x03(\v2\x13.firn.files.v1.LockR\x05locks\x12\x12\n" +
+	"\x04link\x18\t \x01(\fR\x04link\x12\x1a\n" +
+	"\bremapped\x18\n" +
+	" \x01(\bR\bremapped\"\xa6\x01\n" +
 	"\x04Lock\x12\x14\n" +
 	"\x05flock\x18\x01 \x01(\bR\x05flock\x12 \n" +
 	"\vdescription\x18\x02 \x01(\bR\vdescription\x12\x14\n" +
@@ -2041,7 +1473,7 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x05start\x18\x04 \x01(\x04R\x05start\x12\x16\n" +
 	"\x06length\x18\x05 \x01(\x04R\x06length\x12\x12\n" +
 	"\x04task\x18\x06 \x01(\rR\x04task\x12\x0e\n" +
-	"\x02fd\x18\a \x01(\rR\x02fd\"\xc6\x02\n" +
+	"\x02fd\x18\a \x01(\rR\x02fd\"\xf9\x02\n" +
 	"\x05Ghost\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
@@ -2057,7 +1489,8 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\aunnamed\x18\n" +
 	" \x01(\bR\aunnamed\x12\x16\n" +
 	"\x06memory\x18\v \x01(\bR\x06memory\x12\x14\n" +
-	"\x05seals\x18\f \x01(\rR\x05seals\"8\n" +
+	"\x05seals\x18\f \x01(\rR\x05seals\x121\n" +
+	"\acarried\x18\r \x01(\v2\x17.firn.files.v1.IdentityR\acarried\"8\n" +
 	"\x06Extent\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\x03R\x06length\"5\n" +
@@ -2068,13 +1501,17 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\vdescription\x18\x01 \x01(\v2\x1a.firn.files.v1.DescriptionR\vdescription\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
 	"\x04rdev\x18\x03 \x01(\x04R\x04rdev\x12\x16\n" +
-	"\x06offset\x18\x04 \x01(\x03R\x06offset\"]\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\"\xaf\x01\n" +
 	"\x04Pipe\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x1d\n" +
 	"\n" +
-	"had_writer\x18\x04 \x01(\bR\thadWriter\"J\n" +
+	"had_writer\x18\x04 \x01(\bR\thadWriter\x12\x18\n" +
+	"\adeleted\x18\x05 \x01(\bR\adeleted\x12\x12\n" +
+	"\x04mode\x18\x06 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\a \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\b \x01(\rR\x03gid\"J\n" +
 	"\bPipeData\x12\x12\n" +
 	"\x04pipe\x18\x01 \x01(\x04R\x04pipe\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +
@@ -2112,66 +1549,7 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\vEpollParams\x12&\n" +
 	"\x0fbusy_poll_usecs\x18\x01 \x01(\rR\rbusyPollUsecs\x12(\n" +
 	"\x10busy_poll_budget\x18\x02 \x01(\rR\x0ebusyPollBudget\x12(\n" +
-	"\x10prefer_busy_poll\x18\x03 \x01(\bR\x0epreferBusyPoll\"\xb5\x01\n" +
-	"\aTermios\x12\x14\n" +
-	"\x05iflag\x18\x01 \x01(\rR\x05iflag\x12\x14\n" +
-	"\x05oflag\x18\x02 \x01(\rR\x05oflag\x12\x14\n" +
-	"\x05cflag\x18\x03 \x01(\rR\x05cflag\x12\x14\n" +
-	"\x05lflag\x18\x04 \x01(\rR\x05lflag\x12\x12\n" +
-	"\x04line\x18\x05 \x01(\rR\x04line\x12\x0e\n" +
-	"\x02cc\x18\x06 \x01(\fR\x02cc\x12\x16\n" +
-	"\x06ispeed\x18\a \x01(\rR\x06ispeed\x12\x16\n" +
-	"\x06ospeed\x18\b \x01(\rR\x06ospeed\"n\n" +
-	"\n" +
-	"WindowSize\x12\x12\n" +
-	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
-	"\acolumns\x18\x02 \x01(\rR\acolumns\x12\x18\n" +
-	"\axpixels\x18\x03 \x01(\rR\axpixels\x12\x18\n" +
-	"\aypixels\x18\x04 \x01(\rR\aypixels\"\xc2\x03\n" +
-	"\x03Pty\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\rR\x05index\x120\n" +
-	"\atermios\x18\x02 \x01(\v2\x16.firn.files.v1.TermiosR\atermios\x121\n" +
-	"\x06window\x18\x03 \x01(\v2\x19.firn.files.v1.WindowSizeR\x06window\x12\x16\n" +
-	"\x06packet\x18\x04 \x01(\bR\x06packet\x12\x16\n" +
-	"\x06locked\x18\x05 \x01(\bR\x06locked\x12\x1c\n" +
-	"\texclusive\x18\x06 \x01(\bR\texclusive\x12)\n" +
-	"\x10master_exclusive\x18\a \x01(\bR\x0fmasterExclusive\x12\x12\n" +
-	"\x04mode\x18\b \x01(\rR\x04mode\x12\x10\n" +
-	"\x03uid\x18\t \x01(\rR\x03uid\x12\x10\n" +
-	"\x03gid\x18\n" +
-	" \x01(\rR\x03gid\x123\n" +
-	"\asession\x18\v \x01(\v2\x19.firn.files.v1.TtySessionR\asession\x12\x16\n" +
-	"\x06output\x18\f \x01(\fR\x06output\x12,\n" +
-	"\x05lines\x18\r \x03(\v2\x16.firn.files.v1.TtyLineR\x05lines\x12\x14\n" +
-	"\x05input\x18\x0e \x01(\fR\x05input\"/\n" +
-	"\aTtyLine\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\fR\x04text\x12\x10\n" +
-	"\x03eof\x18\x02 \x01(\bR\x03eof\"D\n" +
-	"\n" +
-	"TtySession\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\rR\x06leader\x12\x1e\n" +
-	"\n" +
-	"foreground\x18\x02 \x01(\rR\n" +
-	"foreground\"\xc8\x02\n" +
-	"\x06TtyEnd\x12<\n" +
-	"\vdescription\x18\x01 \x01(\v2\x1a.firn.files.v1.DescriptionR\vdescription\x12.\n" +
-	"\x04kind\x18\x02 \x01(\x0e2\x1a.firn.files.v1.TtyEnd.KindR\x04kind\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\rR\x05index\x12\x16\n" +
-	"\x06leader\x18\x04 \x01(\rR\x06leader\x12\x12\n" +
-	"\x04path\x18\x05 \x01(\fR\x04path\"\x8d\x01\n" +
-	"\x04Kind\x12\x14\n" +
-	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
-	"\vKIND_MASTER\x10\x01\x12\x0e\n" +
-	"\n" +
-	"KIND_SLAVE\x10\x02\x12\x10\n" +
-	"\fKIND_CURRENT\x10\x03\x12\x10\n" +
-	"\fKIND_HUNG_UP\x10\x04\x12\x10\n" +
-	"\fKIND_OUTSIDE\x10\x05\x12\x18\n" +
-	"\x14KIND_OUTSIDE_CURRENT\x10\x06\"\xa4\x01\n" +
-	"\bTerminal\x120\n" +
-	"\atermios\x18\x01 \x01(\v2\x16.firn.files.v1.TermiosR\atermios\x121\n" +
-	"\x06window\x18\x02 \x01(\v2\x19.firn.files.v1.WindowSizeR\x06window\x123\n" +
-	"\asession\x18\x03 \x01(\v2\x19.firn.files.v1.TtySessionR\asessionB/Z-github.com/firn-cr/firn/plugins/files/filespbb\x06proto3"
+	"\x10prefer_busy_poll\x18\x03 \x01(\bR\x0epreferBusyPollB/Z-github.com/firn-cr/firn/plugins/files/filespbb\x06proto3"
 
 var (
 	file_plugins_files_files_proto_rawDescOnce sync.Once
@@ -2185,65 +1563,48 @@ func file_plugins_files_files_proto_rawDescGZIP() []byte {
 	return file_plugins_files_files_proto_rawDescData
 }
 
-var file_plugins_files_files_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_plugins_files_files_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_plugins_files_files_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_plugins_files_files_proto_goTypes = []any{
-	(TtyEnd_Kind)(0),    // 0: firn.files.v1.TtyEnd.Kind
-	(*Description)(nil), // 1: firn.files.v1.Description
-	(*Owner)(nil),       // 2: firn.files.v1.Owner
-	(*Identity)(nil),    // 3: firn.files.v1.Identity
-	(*Named)(nil),       // 4: firn.files.v1.Named
-	(*Lock)(nil),        // 5: firn.files.v1.Lock
-	(*Ghost)(nil),       // 6: firn.files.v1.Ghost
-	(*Extent)(nil),      // 7: firn.files.v1.Extent
-	(*Attribute)(nil),   // 8: firn.files.v1.Attribute
-	(*Device)(nil),      // 9: firn.files.v1.Device
-	(*Pipe)(nil),        // 10: firn.files.v1.Pipe
-	(*PipeData)(nil),    // 11: firn.files.v1.PipeData
-	(*PipeEnd)(nil),     // 12: firn.files.v1.PipeEnd
-	(*Eventfd)(nil),     // 13: firn.files.v1.Eventfd
-	(*Signalfd)(nil),    // 14: firn.files.v1.Signalfd
-	(*Timerfd)(nil),     // 15: firn.files.v1.Timerfd
-	(*Epoll)(nil),       // 16: firn.files.v1.Epoll
-	(*EpollTarget)(nil), // 17: firn.files.v1.EpollTarget
-	(*EpollParams)(nil), // 18: firn.files.v1.EpollParams
-	(*Termios)(nil),     // 19: firn.files.v1.Termios
-	(*WindowSize)(nil),  // 20: firn.files.v1.WindowSize
-	(*Pty)(nil),         // 21: firn.files.v1.Pty
-	(*TtyLine)(nil),     // 22: firn.files.v1.TtyLine
-	(*TtySession)(nil),  // 23: firn.files.v1.TtySession
-	(*TtyEnd)(nil),      // 24: firn.files.v1.TtyEnd
-	(*Terminal)(nil),    // 25: firn.files.v1.Terminal
+	(*Description)(nil), // 0: firn.files.v1.Description
+	(*Owner)(nil),       // 1: firn.files.v1.Owner
+	(*Identity)(nil),    // 2: firn.files.v1.Identity
+	(*Named)(nil),       // 3: firn.files.v1.Named
+	(*Lock)(nil),        // 4: firn.files.v1.Lock
+	(*Ghost)(nil),       // 5: firn.files.v1.Ghost
+	(*Extent)(nil),      // 6: firn.files.v1.Extent
+	(*Attribute)(nil),   // 7: firn.files.v1.Attribute
+	(*Device)(nil),      // 8: firn.files.v1.Device
+	(*Pipe)(nil),        // 9: firn.files.v1.Pipe
+	(*PipeData)(nil),    // 10: firn.files.v1.PipeData
+	(*PipeEnd)(nil),     // 11: firn.files.v1.PipeEnd
+	(*Eventfd)(nil),     // 12: firn.files.v1.Eventfd
+	(*Signalfd)(nil),    // 13: firn.files.v1.Signalfd
+	(*Timerfd)(nil),     // 14: firn.files.v1.Timerfd
+	(*Epoll)(nil),       // 15: firn.files.v1.Epoll
+	(*EpollTarget)(nil), // 16: firn.files.v1.EpollTarget
+	(*EpollParams)(nil), // 17: firn.files.v1.EpollParams
 }
 var file_plugins_files_files_proto_depIdxs = []int32{
-	2,  // 0: firn.files.v1.Description.owner:type_name -> firn.files.v1.Owner
-	1,  // 1: firn.files.v1.Named.description:type_name -> firn.files.v1.Description
-	3,  // 2: firn.files.v1.Named.identity:type_name -> firn.files.v1.Identity
-	5,  // 3: firn.files.v1.Named.locks:type_name -> firn.files.v1.Lock
-	7,  // 4: firn.files.v1.Ghost.extents:type_name -> firn.files.v1.Extent
-	8,  // 5: firn.files.v1.Ghost.attributes:type_name -> firn.files.v1.Attribute
-	1,  // 6: firn.files.v1.Device.description:type_name -> firn.files.v1.Description
-	1,  // 7: firn.files.v1.PipeEnd.description:type_name -> firn.files.v1.Description
-	1,  // 8: firn.files.v1.Eventfd.description:type_name -> firn.files.v1.Description
-	1,  // 9: firn.files.v1.Signalfd.description:type_name -> firn.files.v1.Description
-	1,  // 10: firn.files.v1.Timerfd.description:type_name -> firn.files.v1.Description
-	1,  // 11: firn.files.v1.Epoll.description:type_name -> firn.files.v1.Description
-	17, // 12: firn.files.v1.Epoll.targets:type_name -> firn.files.v1.EpollTarget
-	18, // 13: firn.files.v1.Epoll.params:type_name -> firn.files.v1.EpollParams
-	19, // 14: firn.files.v1.Pty.termios:type_name -> firn.files.v1.Termios
-	20, // 15: firn.files.v1.Pty.window:type_name -> firn.files.v1.WindowSize
-	23, // 16: firn.files.v1.Pty.session:type_name -> firn.files.v1.TtySession
-	22, // 17: firn.files.v1.Pty.lines:type_name -> firn.files.v1.TtyLine
-	1,  // 18: firn.files.v1.TtyEnd.description:type_name -> firn.files.v1.Description
-	0,  // 19: firn.files.v1.TtyEnd.kind:type_name -> firn.files.v1.TtyEnd.Kind
-	19, // 20: firn.files.v1.Terminal.termios:type_name -> firn.files.v1.Termios
-	20, // 21: firn.files.v1.Terminal.window:type_name -> firn.files.v1.WindowSize
-	23, // 22: firn.files.v1.Terminal.session:type_name -> firn.files.v1.TtySession
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	1,  // 0: firn.files.v1.Description.owner:type_name -> firn.files.v1.Owner
+	0,  // 1: firn.files.v1.Named.description:type_name -> firn.files.v1.Description
+	2,  // 2: firn.files.v1.Named.identity:type_name -> firn.files.v1.Identity
+	4,  // 3: firn.files.v1.Named.locks:type_name -> firn.files.v1.Lock
+	6,  // 4: firn.files.v1.Ghost.extents:type_name -> firn.files.v1.Extent
+	7,  // 5: firn.files.v1.Ghost.attributes:type_name -> firn.files.v1.Attribute
+	2,  // 6: firn.files.v1.Ghost.carried:type_name -> firn.files.v1.Identity
+	0,  // 7: firn.files.v1.Device.description:type_name -> firn.files.v1.Description
+	0,  // 8: firn.files.v1.PipeEnd.description:type_name -> firn.files.v1.Description
+	0,  // 9: firn.files.v1.Eventfd.description:type_name -> firn.files.v1.Description
+	0,  // 10: firn.files.v1.Signalfd.description:type_name -> firn.files.v1.Description
+	0,  // 11: firn.files.v1.Timerfd.description:type_name -> firn.files.v1.Description
+	0,  // 12: firn.files.v1.Epoll.description:type_name -> firn.files.v1.Description
+	16, // 13: firn.files.v1.Epoll.targets:type_name -> firn.files.v1.EpollTarget
+	17, // 14: firn.files.v1.Epoll.params:type_name -> firn.files.v1.EpollParams
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_plugins_files_files_proto_init() }
@@ -2256,14 +1617,13 @@ func file_plugins_files_files_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugins_files_files_proto_rawDesc), len(file_plugins_files_files_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   25,
+			NumEnums:      0,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_plugins_files_files_proto_goTypes,
 		DependencyIndexes: file_plugins_files_files_proto_depIdxs,
-		EnumInfos:         file_plugins_files_files_proto_enumTypes,
 		MessageInfos:      file_plugins_files_files_proto_msgTypes,
 	}.Build()
 	File_plugins_files_files_proto = out.File

@@ -42,10 +42,12 @@ static void open_tcp(void)
 	tell(server, "tcp");
 }
 
+/* An instance with an event that nobody reads. */
 static void open_inotify(void)
 {
 	int fd = inotify_init1(IN_CLOEXEC);
 	check(fd >= 0 && inotify_add_watch(fd, ".", IN_CREATE) >= 0);
+	check(mkdir("unread", 0700) == 0);
 	tell(fd, "inotify");
 }
 
