@@ -12,6 +12,8 @@ wanted=(
 	python3:python3
 	sqlite3:sqlite3
 	make:make
+	+/usr/lib/postgresql:postgresql
+	psql:postgresql-client
 	protoc:protobuf-compiler
 	+/usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 	ps:procps

@@ -2,7 +2,6 @@ package files
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -17,7 +16,7 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		return err
 	}
 	defer s.close()
-	if err := p.dumpRemaps(s); err != nil {
+	if err := p.dumpRemaps(ctx, s); err != nil {
 		return err
 	}
 	if err := s.dumpGhosts(ctx, req.Records); err != nil {
@@ -75,10 +74,5 @@ func (p *plugin) Abort(context.Context) error {
 		p.frozen.close()
 	}
 	p.frozen, p.known = nil, nil
-	errs := []error{p.removeRemaps()}
-	for _, c := range p.carried {
-		errs = append(errs, c.undo())
-	}
-	p.carried = nil
-	return errors.Join(errs...)
+	return p.traces.remove()
 }

@@ -51,7 +51,7 @@ func (o *outsiders) look(tree *sdk.Tree, s *search, running bool) error {
 	}
 	o.held = held
 	free := func(k fileKey) {
-		if _, ok := held[k]; !ok {
+		if _, ok := held[k]; !ok && !s.young[k] {
 			o.free[k] = true
 		}
 	}
@@ -72,6 +72,9 @@ type search struct {
 	fifos  bool
 	buf    [4096]byte
 	found  map[fileKey]string
+	// young are those that processes of the tree have which it does not list:
+	// they may leave it until the freeze.
+	young map[fileKey]bool
 }
 
 // search returns what of the survey others may have open.
@@ -95,7 +98,7 @@ func (s *survey) search() *search {
 // run looks at all processes. Of a tree that runs there may be processes by now
 // that the tree does not have yet.
 func (s *search) run(tree *sdk.Tree, running bool) (map[fileKey]string, error) {
-	s.found = map[fileKey]string{}
+	s.found, s.young = map[fileKey]string{}, map[fileKey]bool{}
 	return s.found, eachOutside(tree, running, s.process)
 }
 
@@ -145,7 +148,8 @@ func (s *search) process(pid string, ours func() bool) {
 			continue
 		}
 		if ours() {
-			return
+			s.young[k] = true
+			continue
 		}
 		if _, seen := s.found[k]; !seen {
 			s.found[k] = fmt.Sprintf("task %s (%s)", pid, comm(pid))

@@ -64,8 +64,8 @@ type plugin struct {
 	frozen *survey
 	// known remembers what was looked for in other processes before the freeze.
 	known *outsiders
-	// remaps are names that this process made, or is to remove.
-	remaps []string
+	// traces are names that this process made.
+	traces traces
 	// carried are files that wait for their names.
 	carried []*carriedFile
 	// made are the restored descriptors of this process, by object.

@@ -19,6 +19,7 @@ type restore struct {
 	// the session ends.
 	made   map[uint64]int
 	ghosts map[uint64]*ghostSet
+	traces *traces
 	// carried are the files that wait for their names.
 	carried  []*carriedFile
 	policies policies
@@ -40,17 +41,18 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 	if err != nil {
 		return err
 	}
-	r := &restore{req: req, made: map[uint64]int{}, ghosts: im.ghosts}
+	r := &restore{req: req, made: map[uint64]int{}, ghosts: im.ghosts, traces: &p.traces}
 	if r.policies, err = readPolicies(req.Session); err != nil {
 		return err
 	}
 	if r.inherited, err = inherited(req.Session); err != nil {
 		return err
 	}
+	p.traces.begin()
 	defer p.keep(r)
 	defer r.closeGhosts()
 	for _, object := range im.ghostOrder {
-		if err := r.makeGhost(object, im.ghosts[object]); err != nil {
+		if err := r.makeGhost(ctx, object, im.ghosts[object]); err != nil {
 			return fmt.Errorf("restore the content of %s: %w", im.ghosts[object].msg.GetPath(), err)
 		}
 	}

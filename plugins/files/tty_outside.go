@@ -59,7 +59,7 @@ func (s *survey) examineOutside(ts *terminalSurvey, t *terminal) error {
 // open or as controlling terminal. Like that of pipes, the search is done
 // before the freeze, and in it only for what is new.
 func (s *survey) findForeign(ts *terminalSurvey, known *outsiders) error {
-	look := &terminalSearch{byIndex: map[int]*terminal{}, byDev: map[uint64]*terminal{}, found: map[*terminal]string{}}
+	look := &terminalSearch{byIndex: map[int]*terminal{}, byDev: map[uint64]*terminal{}, found: map[*terminal]string{}, young: map[*terminal]bool{}}
 	for _, t := range ts.list {
 		if t.pty != nil && (known == nil || !known.ttys[t.dev]) {
 			look.byIndex[t.index], look.byDev[t.dev] = t, t
@@ -79,7 +79,7 @@ func (s *survey) findForeign(ts *terminalSurvey, known *outsiders) error {
 			s.refuse(t.master, fmt.Sprintf("%s: %s, which is outside of the tree, uses it", ptsPath(t.index), who), "")
 		case s.openedNever(t):
 			t.pty = nil
-		case known != nil:
+		case known != nil && !look.young[t]:
 			if known.ttys == nil {
 				known.ttys = map[uint64]bool{}
 			}
@@ -112,6 +112,9 @@ type terminalSearch struct {
 	byIndex map[int]*terminal
 	byDev   map[uint64]*terminal
 	found   map[*terminal]string
+	// young are those that processes of the tree have which it does not list:
+	// they may leave it until the freeze.
+	young map[*terminal]bool
 	buf     [4096]byte
 }
 
@@ -124,6 +127,7 @@ func (l *terminalSearch) process(pid string, ours func() bool) {
 		for t, who := range l.found {
 			if who == l.who(pid) {
 				delete(l.found, t)
+				l.young[t] = true
 			}
 		}
 	}

@@ -172,6 +172,9 @@ func (x *examination) thread(i int) error {
 	if status.UntagMask != ^uint64(0) {
 		x.block(i, "linear address masking", fmt.Sprintf("untag mask %#x cannot be carried", status.UntagMask), "")
 	}
+	if err := x.threadCgroups(i); err != nil {
+		return err
+	}
 	if x.preview && i > 0 {
 		return nil // what a thread seldom has for itself takes long to find out
 	}

@@ -30,7 +30,11 @@ and its own /proc.
 With --shell-job a tree that was checkpointed with --shell-job gets the terminal
 that is standard input, output or error of firn, or else its controlling
 terminal. A tree without a session of its own joins that of firn; one that has
-its own takes the terminal away from firn's.`
+its own takes the terminal away from firn's.
+
+Tasks go back to the control groups that they were in, if these are there. With
+--manage-cgroups those that are missing are created, with the limits and owners
+that they had at the checkpoint, and removed again if the restore fails.`
 
 func newRestore(g *global) *cobra.Command {
 	cfg := restore.Config{}
@@ -91,6 +95,7 @@ func newRestore(g *global) *cobra.Command {
 	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
 	f.BoolVar(&cfg.ShellJob, shellJob, false, "give the terminal of firn to a tree that left its own behind")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
+	f.Bool("manage-cgroups", false, "create the control groups that are missing, with the limits that they had")
 	f.StringArray("changed-files", nil, "what to accept of regular files that changed: `[PATTERN=]POLICY`, one of refuse, append, same (the default), accept; may be repeated")
 	f.IntSlice("inherit", nil, "take the caller's descriptor `FD` for that of the same number of the root process; may be repeated")
 	f.StringArray("inherit-fd", nil, "take descriptor N of the caller for a file: `fd[N]:KEY`, where KEY is pipe:[INODE] or a path; may be repeated")
