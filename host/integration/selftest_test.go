@@ -42,6 +42,11 @@ func TestSubjectsDetectChange(t *testing.T) {
 		s.ask("drain")
 		s.line("bad: stream")
 	})
+	t.Run("ptys", func(t *testing.T) {
+		s := startC(t, "ptys", "damaged")
+		s.ask("drain")
+		s.line("bad: raw input")
+	})
 	t.Run("watchers", func(t *testing.T) {
 		s := startC(t, "watchers", "damaged")
 		s.ask("drain")
@@ -111,6 +116,7 @@ func TestSubjectsAlone(t *testing.T) {
 	t.Run("taskstate", func(t *testing.T) { finishTaskState(t, startC(t, "taskstate")) })
 	t.Run("memory", func(t *testing.T) { finishMemory(t, startC(t, "memory")) })
 	t.Run("queues", func(t *testing.T) { finishQueues(startC(t, "queues")) })
+	t.Run("ptys", func(t *testing.T) { finishPtys(startC(t, "ptys")) })
 	t.Run("tree", func(t *testing.T) { finishTree(t, startC(t, "tree")) })
 	t.Run("threads", func(t *testing.T) { finishThreads(startC(t, "threads")) })
 	t.Run("leaderless tree", func(t *testing.T) { finishTree(t, startC(t, "tree", "leaderless")) })

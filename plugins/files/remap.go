@@ -120,7 +120,8 @@ func openLinked(n *filespb.Named, flags uint32) (fd int, err error) {
 
 // Resumed implements [sdk.Resumer]: it removes the names that the checkpoint
 // made, and the files that carried ones have replaced. The tree runs; until here
-// a restore could have failed and be repeated.
+// a restore could have failed and be repeated. Whoever has a terminal of another
+// size is told.
 func (p *plugin) Resumed(_ context.Context, req *sdk.RestoreRequest) error {
 	im, err := readImage(req.Records)
 	if err != nil {
@@ -132,9 +133,10 @@ func (p *plugin) Resumed(_ context.Context, req *sdk.RestoreRequest) error {
 			names = append(names, string(n.msg.GetLink()))
 		}
 	}
+	resized := p.tellSize(req)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var errs []error
+	errs := []error{resized}
 	for _, name := range names {
 		errs = append(errs, unlink(name))
 	}

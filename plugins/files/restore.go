@@ -62,6 +62,7 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 		}
 	}
 	for _, open := range []func() error{
+		func() error { return r.restoreTerminals(ctx, &im.terminals) },
 		func() error { return each(ctx, r, im.devices, openDevice) },
 		func() error { return each(ctx, r, im.eventfds, makeEventfd) },
 		func() error { return each(ctx, r, im.signalfds, makeSignalfd) },

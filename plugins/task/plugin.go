@@ -45,6 +45,7 @@ func (*plugin) Describe() sdk.Description {
 		Version: "0.1.0",
 		Summary: "signals, timers, clocks, credentials, limits, seccomp, scheduling and names of tasks",
 		Claims:  append(clocks.Claims(), sdk.Claim{Kind: sdk.KindTask}),
+		Attends: attendedTerminals(),
 		Records: []sdk.RecordType{
 			{Kind: kindProcess, Version: recordVersion, Message: &taskpb.Process{}},
 			{Kind: kindThread, Version: recordVersion, Message: &taskpb.Thread{}},

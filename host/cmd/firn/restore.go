@@ -27,6 +27,11 @@ restore prints. The namespace ends with the root process, and everybody in it.
 The tree gets a mount namespace of its own as well, with the mounts of the caller
 and its own /proc.
 
+With --shell-job a tree that was checkpointed with --shell-job gets the terminal
+that is standard input, output or error of firn, or else its controlling
+terminal. A tree without a session of its own joins that of firn; one that has
+its own takes the terminal away from firn's.
+
 Tasks go back to the control groups that they were in, if these are there. With
 --manage-cgroups those that are missing are created, with the limits and owners
 that they had at the checkpoint, and removed again if the restore fails.`
@@ -58,6 +63,10 @@ func newRestore(g *global) *cobra.Command {
 					return &commandError{"restore " + cfg.Image, err}
 				}
 			}
+			var j *job
+			if cfg.ShellJob {
+				j = newJob()
+			}
 			progress := ui.NewProgress(os.Stderr)
 			cfg.Progress = progress.Show
 			tree, res, err := restore.Run(cmd.Context(), cfg)
@@ -76,7 +85,7 @@ func newRestore(g *global) *cobra.Command {
 			if detach {
 				return nil
 			}
-			return passOn(cmd.Context(), tree)
+			return passOn(cmd.Context(), tree, j)
 		},
 	}
 	f := cmd.Flags()
@@ -84,6 +93,7 @@ func newRestore(g *global) *cobra.Command {
 	f.StringVar(&pidfile, "pidfile", "", "write the root's process id into this file")
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP)")
 	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
+	f.BoolVar(&cfg.ShellJob, shellJob, false, "give the terminal of firn to a tree that left its own behind")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
 	f.Bool("manage-cgroups", false, "create the control groups that are missing, with the limits that they had")
 	f.StringArray("changed-files", nil, "what to accept of regular files that changed: `[PATTERN=]POLICY`, one of refuse, append, same (the default), accept; may be repeated")
