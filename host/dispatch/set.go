@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -122,14 +123,25 @@ func (s *Set) Drain(ctx context.Context) error {
 func (s *Set) Abort(ctx context.Context) error {
 	return s.all(func(p *Plugin) error {
 		p.mu.Lock()
-		ask := p.session != nil && p.broken == nil && !p.hung
+		ask, hung := p.session != nil && p.broken == nil, p.hung
 		p.mu.Unlock()
 		if !ask || p.died(0) != nil {
 			return nil
 		}
+		if hung {
+			// It may be the time for everything that was too short, and it would
+			// take back what it has made if it is asked.
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, hungAbort)
+			defer cancel()
+		}
 		return p.Abort(ctx)
 	})
 }
+
+// hungAbort is the time that a plugin has for Abort after a phase that did not
+// end in time.
+const hungAbort = 2 * time.Second
 
 // Close stops all plugins. It takes a few seconds at most.
 func (s *Set) Close() error {

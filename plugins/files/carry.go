@@ -86,14 +86,27 @@ func (r *restore) makeCarried(object uint64, g *ghostSet) error {
 	}
 	c := &carriedFile{path: string(g.msg.GetPath())}
 	c.temp = filepath.Join(filepath.Dir(c.path), fmt.Sprintf(".firn-carried-%d-%d", unix.Getpid(), object))
-	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Open(c.temp, flags, 0o600)
+	fd, err := r.plugin.create(c)
 	if err != nil {
 		return fmt.Errorf("make: %w", err)
 	}
 	g.fd = fd
-	r.carried = append(r.carried, c)
 	return fillGhost(g, r.req.Records)
+}
+
+// create makes the file under its temporary name, which Abort takes away.
+func (p *plugin) create(c *carriedFile) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.aborted {
+		return -1, sdk.ErrAborted
+	}
+	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Open(c.temp, flags, 0o600)
+	if err == nil {
+		p.carried = append(p.carried, c)
+	}
+	return fd, err
 }
 
 // place gives a carried file its name. What has it is kept until the tree runs.

@@ -71,7 +71,7 @@ func (p *plugin) Abort(context.Context) error {
 	if p.frozen != nil {
 		p.frozen.close()
 	}
-	p.frozen, p.known = nil, nil
+	p.frozen, p.known, p.aborted = nil, nil, true
 	errs := []error{p.removeRemaps()}
 	for _, c := range p.carried {
 		errs = append(errs, c.undo())

@@ -64,6 +64,9 @@ type plugin struct {
 	remaps []string
 	// carried are files that wait for their names.
 	carried []*carriedFile
+	// aborted tells that nothing may be made any more: a phase that was given up
+	// may still run.
+	aborted bool
 	// made are the restored descriptors of this process, by object.
 	made map[uint64]int
 }

@@ -83,11 +83,14 @@ func (p *plugin) remap(s *survey, it *item, name string) error {
 		return err
 	}
 	defer unix.Close(fd)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.aborted {
+		return sdk.ErrAborted
+	}
 	if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW); err != nil {
 		return fmt.Errorf("link as %s: %w", name, err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.remaps = append(p.remaps, name)
 	return nil
 }

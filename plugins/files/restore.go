@@ -19,8 +19,7 @@ type restore struct {
 	// the session ends.
 	made   map[uint64]int
 	ghosts map[uint64]*ghostSet
-	// carried are the files that wait for their names.
-	carried  []*carriedFile
+	plugin   *plugin
 	policies policies
 	// inherited are descriptors of the restorer, by object.
 	inherited map[uint64]int
@@ -40,7 +39,7 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 	if err != nil {
 		return err
 	}
-	r := &restore{req: req, made: map[uint64]int{}, ghosts: im.ghosts}
+	r := &restore{plugin: p, req: req, made: map[uint64]int{}, ghosts: im.ghosts}
 	if r.policies, err = readPolicies(req.Session); err != nil {
 		return err
 	}
@@ -79,11 +78,11 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 	return nil
 }
 
-// keep remembers the descriptors and files for later phases.
+// keep remembers the descriptors for later phases.
 func (p *plugin) keep(r *restore) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.made, p.carried = r.made, r.carried
+	p.made = r.made
 }
 
 // closeGhosts closes the descriptors through which ghosts were opened.

@@ -21,6 +21,9 @@ func (p *plugin) Seal(_ context.Context, req *sdk.RestoreRequest) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.aborted {
+		return sdk.ErrAborted
+	}
 	for _, c := range p.carried {
 		if err := c.place(); err != nil {
 			return err
