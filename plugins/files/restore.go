@@ -17,8 +17,8 @@ type restore struct {
 	mu  sync.Mutex
 	// made are the descriptors of this process by object. They stay open until
 	// the session ends.
-	made   map[uint64]int
-	ghosts map[uint64]*ghostSet
+	made     map[uint64]int
+	ghosts   map[uint64]*ghostSet
 	plugin   *plugin
 	policies policies
 	// inherited are descriptors of the restorer, by object.
