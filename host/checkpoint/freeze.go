@@ -18,7 +18,7 @@ import (
 func (f *flow) freeze(ctx context.Context) (err error) {
 	f.progress("freeze")
 	f.froze = time.Now()
-	f.frozen, err = task.Freeze(ctx, f.tracer, task.HostPID(f.cfg.PID))
+	f.frozen, err = task.Freeze(ctx, f.tracer, f.roots)
 	f.res.FreezeMS = ui.MS(time.Since(f.froze))
 	return err
 }

@@ -48,17 +48,17 @@ type Frozen struct {
 
 // Freeze stops a whole tree. When it fails, everything that was stopped runs
 // again.
-func Freeze(ctx context.Context, t *Tracer, root HostPID) (*Frozen, error) {
+func Freeze(ctx context.Context, t *Tracer, roots Roots) (*Frozen, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, freezeTime,
 		fmt.Errorf("a task did not stop within %v: %w", freezeTime, sdk.ErrTimeout))
 	defer cancel()
 	f := &freezer{ctx: ctx, tasks: map[HostPID]*tracee{}}
 	frozen := &Frozen{tracer: t, engine: NewEngine(t), regions: map[HostPID]*region{}}
 	err := t.Do(func() error {
-		if err := f.stopAll(root); err != nil {
+		if err := f.stopAll(roots); err != nil {
 			return errors.Join(err, f.undo())
 		}
-		procs, err := f.read(root)
+		procs, err := f.read(roots)
 		if err != nil {
 			return errors.Join(err, f.undo())
 		}
@@ -86,9 +86,9 @@ type freezer struct {
 // stopAll seizes and interrupts everything it finds before it waits for
 // anything, and looks again until nothing is new: a task that was found late
 // was created by one that was not stopped yet.
-func (f *freezer) stopAll(root HostPID) error {
+func (f *freezer) stopAll(roots Roots) error {
 	for {
-		found, err := f.seizeNew(root)
+		found, err := f.seizeNew(roots)
 		if err != nil {
 			return err
 		}
@@ -101,15 +101,19 @@ func (f *freezer) stopAll(root HostPID) error {
 		}
 	}
 	if len(f.tasks) == 0 {
-		return fmt.Errorf("process %d: %w", root, sdk.ErrTaskGone)
+		return fmt.Errorf("process %d: %w", roots.Root, sdk.ErrTaskGone)
 	}
 	return nil
 }
 
-func (f *freezer) seizeNew(root HostPID) (bool, error) {
+func (f *freezer) seizeNew(roots Roots) (bool, error) {
 	found := false
+	first, err := roots.list()
+	if err != nil {
+		return false, err
+	}
 	seen := map[HostPID]bool{}
-	for queue := []HostPID{root}; len(queue) > 0; queue = queue[1:] {
+	for queue := first; len(queue) > 0; queue = queue[1:] {
 		pid := queue[0]
 		if seen[pid] {
 			continue

@@ -91,7 +91,7 @@ func (s *survey) search() *search {
 func (s *search) run(tree *sdk.Tree) (map[fileKey]string, error) {
 	skip := map[int]bool{os.Getpid(): true}
 	for i := range tree.Processes {
-		skip[int(tree.Processes[i].ID)] = true
+		skip[tree.Processes[i].TGID()] = true
 	}
 	dir, err := os.Open("/proc")
 	if err != nil {

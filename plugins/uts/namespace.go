@@ -73,11 +73,12 @@ func create(ns *utspb.Namespace) *tape.Tape {
 	return t
 }
 
-// join is the tape that enters the namespace of another process, by the number
-// that the processes of the tree see.
-func join(pid int) *tape.Tape {
+// join is the tape that enters a namespace, which is open in this process. The
+// processes of a tree cannot always name each other: it may have several PID
+// namespaces.
+func join(pluginFD int, ns *os.File) *tape.Tape {
 	t := &tape.Tape{}
-	fd := t.Call(unix.SYS_PIDFD_OPEN, tape.Imm(pid), tape.Imm(0))
+	fd := t.Call(unix.SYS_PIDFD_GETFD, tape.Imm(pluginFD), tape.Imm(int(ns.Fd())), tape.Imm(0))
 	t.Call(unix.SYS_SETNS, fd.Arg(), tape.Imm(unix.CLONE_NEWUTS))
 	t.Call(unix.SYS_CLOSE, fd.Arg())
 	return t

@@ -3,17 +3,18 @@ package uts
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/firn-cr/firn/plugins/uts/utspb"
 	"github.com/firn-cr/firn/sdk"
-	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
 // RestoreNamespaces implements [sdk.NamespaceRestorer]: all namespaces are
 // made at the same time, then all who join them do.
 func (*plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) error {
-	var creators, members []tape.Run
+	var creators []tape.Run
+	var shared [][]*sdk.Process
 	for _, r := range req.Resources {
 		tasks := living(req.Session, &r)
 		if len(tasks) == 0 {
@@ -24,19 +25,23 @@ func (*plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) e
 			return fmt.Errorf("uts namespace of task %d: %w", tasks[0].ID, err)
 		}
 		creators = append(creators, tape.Run{TID: tasks[0].PID, Tape: create(ns)})
-		if len(tasks) == 1 {
-			continue
-		}
-		status, err := procfs.Status(tasks[0].PID)
-		if err != nil {
-			return fmt.Errorf("uts namespace of task %d: %w", tasks[0].ID, err)
-		}
-		for _, p := range tasks[1:] {
-			members = append(members, tape.Run{TID: p.PID, Tape: join(status.OwnPid())})
+		if len(tasks) > 1 {
+			shared = append(shared, tasks)
 		}
 	}
 	if err := run(ctx, req.Host, "create", creators); err != nil {
 		return err
+	}
+	var members []tape.Run
+	for _, tasks := range shared {
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/uts", tasks[0].PID))
+		if err != nil {
+			return fmt.Errorf("uts namespace of task %d: %w", tasks[0].ID, err)
+		}
+		defer ns.Close()
+		for _, p := range tasks[1:] {
+			members = append(members, tape.Run{TID: p.PID, Tape: join(req.PluginFD, ns)})
+		}
 	}
 	return run(ctx, req.Host, "join", members)
 }

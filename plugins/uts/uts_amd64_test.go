@@ -12,6 +12,7 @@ import (
 	"github.com/firn-cr/firn/plugins/uts/utspb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/sdktest/gate"
+	"github.com/firn-cr/firn/sdk/tape"
 )
 
 // tree are three processes: the first two share a namespace, the third has one
@@ -37,12 +38,26 @@ func namespaceOf(t *testing.T, pid int) string {
 	return link
 }
 
+// pidfd opens one of this process in all of them, under the same number.
+func pidfd(h *tracetest.Host, processes []sdk.Process) int {
+	fd := 0
+	for _, p := range processes {
+		fd = int(h.Call(p.PID, unix.SYS_PIDFD_OPEN, tape.Imm(os.Getpid()), tape.Imm(0)))
+	}
+	return fd
+}
+
 func TestRoundTrip(t *testing.T) {
 	gate.Cap(t, unix.CAP_SYS_ADMIN)
 	ctx, p, h := context.Background(), &plugin{}, tracetest.New(t)
 	from, processes := tree(h)
 	h.Run(processes[0].PID, create(&utspb.Namespace{Hostname: []byte("web-1"), Domainname: []byte("example.net")}))
-	h.Run(processes[1].PID, join(processes[0].PID))
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/uts", processes[0].PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	h.Run(processes[1].PID, join(pidfd(h, processes), ns))
 	h.Run(processes[2].PID, create(&utspb.Namespace{Hostname: []byte{0xff, ' ', '"'}}))
 
 	findings, err := p.Check(ctx, &sdk.CheckRequest{Session: from})
@@ -55,7 +70,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 
 	to, restored := tree(h)
-	req := &sdk.RestoreRequest{Session: to, Records: image}
+	req := &sdk.RestoreRequest{Session: to, Records: image, PluginFD: pidfd(h, restored)}
 	if findings, err := p.CheckImage(ctx, req); err != nil || len(findings) != 0 {
 		t.Fatalf("check image: %v, %v", findings, err)
 	}

@@ -31,6 +31,9 @@ type FDInfo struct {
 	Sigmask *uint64
 	// Epoll are the files that an epoll instance watches.
 	Epoll []EpollTarget
+	// Pidfd is the task of a pidfd in the PID namespace of /proc, -1 if it has
+	// ended, and 0 for every other file.
+	Pidfd int
 }
 
 // EventfdInfo is the state of an eventfd(2).
@@ -116,6 +119,10 @@ func (p *fdinfoParser) line(key string, val []byte) (ok bool) {
 	case "mnt_id":
 		info.MountID, ok = parsePositive(val)
 		p.seen |= 4
+	case "Pid":
+		var v int64
+		v, ok = parseInt(val)
+		info.Pidfd = int(v)
 	case "ino":
 		info.Ino, ok = parseUint(val, 10)
 	case "lock":

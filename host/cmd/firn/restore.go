@@ -41,11 +41,15 @@ func newRestore(g *global) *cobra.Command {
 			if cfg.Log, err = g.log(); err != nil {
 				return err
 			}
+			ownMounts, err := restore.OwnMounts(&cfg)
+			if err != nil {
+				return &commandError{"restore " + cfg.Image, err}
+			}
 			if cfg.Options, err = pluginOptions(cmd); err != nil {
 				return err
 			}
 			cfg.PluginDirs = dispatch.PluginDirs()
-			if cfg.NewPIDNamespace {
+			if ownMounts {
 				if err := restore.EnterMountNamespace(); err != nil {
 					return &commandError{"restore " + cfg.Image, err}
 				}
