@@ -49,6 +49,11 @@ func (s *spawner) openNamespace() error {
 	case err != nil:
 		return fmt.Errorf("create: %w", err)
 	}
+	// A session or group outside of the namespace is 0 inside. The restorer's
+	// would be such a one, with a terminal that is none of the tree's.
+	if _, err := s.ops.Syscall(s.seed.PID, s.seed.Gadget, unix.SYS_SETSID); err != nil {
+		return fmt.Errorf("leave the session: %w", err)
+	}
 	s.ns = &namespace{seed: s.seed, root: s.tree.Root}
 	if !s.pidns.FirnInit() {
 		return nil
@@ -63,7 +68,7 @@ func (s *spawner) openNamespace() error {
 	}
 	s.ns.init, s.res.InitPID = pid, int(pid)
 	if err := s.ns.furnish(s.ops); err != nil {
-		return err
+		return fmt.Errorf("init: %w", err)
 	}
 	return s.ns.openProc(s.ops, pid, s.pidns)
 }
@@ -83,27 +88,29 @@ func (n *namespace) call(o *task.Ops, pid task.HostPID, what string, data []byte
 	return got, nil
 }
 
+// request is a system call of init's.
+type request struct {
+	what string
+	data []byte
+	nr   int
+	args []uint64
+}
+
 // furnish makes init independent of where the restorer was started: no
-// descriptors, no directory, no terminal.
+// directory, no terminal. What the tree has left to it inherits the rest.
 func (n *namespace) furnish(o *task.Ops) error {
-	const sigIgn = 1
-	ignore := make([]byte, 32) // struct kernel_sigaction: handler first
-	ignore[0] = sigIgn
 	at := n.seed.Scratch
-	for _, c := range []struct {
-		what string
-		data []byte
-		nr   int
-		args []uint64
-	}{
-		{"close descriptors", nil, unix.SYS_CLOSE_RANGE, []uint64{0, uint64(^uint32(0)), 0}},
+	return n.requests(o, []request{
 		{"leave the session", nil, unix.SYS_SETSID, nil},
 		{"leave the directory", []byte("/\x00"), unix.SYS_CHDIR, []uint64{at}},
 		{"set the name", []byte(survey.InitName + "\x00"), unix.SYS_PRCTL, []uint64{unix.PR_SET_NAME, at}},
-		{"ignore SIGCHLD", ignore, unix.SYS_RT_SIGACTION, []uint64{uint64(unix.SIGCHLD), at, 0, 8}},
-	} {
+	})
+}
+
+func (n *namespace) requests(o *task.Ops, all []request) error {
+	for _, c := range all {
 		if _, err := n.call(o, n.init, c.what, c.data, c.nr, c.args...); err != nil {
-			return fmt.Errorf("init: %w", err)
+			return err
 		}
 	}
 	return nil
@@ -160,6 +167,11 @@ const procPoint = "/proc"
 // until then the restorer and its plugins need the /proc of the host, in the
 // mount namespace that they share with the tree.
 func (n *namespace) start(o *task.Ops) error {
+	if n.init != 0 {
+		if err := n.charge(o); err != nil {
+			return fmt.Errorf("init: %w", err)
+		}
+	}
 	if n.proc != nil {
 		if err := unix.MoveMount(int(n.proc.Fd()), "", unix.AT_FDCWD, procPoint, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("mount %s: %w", procPoint, err)
@@ -168,17 +180,29 @@ func (n *namespace) start(o *task.Ops) error {
 	if n.init == 0 {
 		return nil
 	}
+	return o.StartInit(n.init, n.seed.Init, n.seed.Scratch)
+}
+
+// charge takes from init what only the tree was to inherit, has it ignore SIGCHLD,
+// and tells it what to wait for, by a struct pollfd.
+func (n *namespace) charge(o *task.Ops) error {
+	const sigIgn = 1
+	ignore := make([]byte, 32) // struct kernel_sigaction: handler first
+	ignore[0] = sigIgn
+	if err := n.requests(o, []request{
+		{"close descriptors", nil, unix.SYS_CLOSE_RANGE, []uint64{0, uint64(^uint32(0)), 0}},
+		{"ignore SIGCHLD", ignore, unix.SYS_RT_SIGACTION, []uint64{uint64(unix.SIGCHLD), n.seed.Scratch, 0, 8}},
+	}); err != nil {
+		return err
+	}
 	fd, err := n.call(o, n.init, "open the root's pidfd", nil, unix.SYS_PIDFD_OPEN, uint64(n.root), 0)
 	if err != nil {
-		return fmt.Errorf("init: %w", err)
+		return err
 	}
-	data := binary.LittleEndian.AppendUint32(nil, uint32(fd)) // struct pollfd
+	data := binary.LittleEndian.AppendUint32(nil, uint32(fd))
 	data = binary.LittleEndian.AppendUint16(data, unix.POLLIN)
 	data = binary.LittleEndian.AppendUint16(data, 0)
-	if err := o.Write(n.init, n.seed.Scratch, data); err != nil {
-		return fmt.Errorf("init: %w", err)
-	}
-	return o.StartInit(n.init, n.seed.Init, n.seed.Scratch)
+	return o.Write(n.init, n.seed.Scratch, data)
 }
 
 // close closes what the host has of the namespace.

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -192,11 +193,22 @@ func (s *spawner) exit(id sdk.TaskID) error {
 		return fmt.Errorf("task %d is not in the tree: %w", id, sdk.ErrCorrupt)
 	}
 	s.noisy[sdk.TaskID(h.Parent)] = true
+	// It keeps its name.
+	name := append(bytes.Clone(h.Comm[:min(len(h.Comm), maxName)]), 0)
+	if err := s.ops.Write(s.pids[id], s.seed.Scratch, name); err != nil {
+		return err
+	}
+	if err := s.inTask(id, "set the name", unix.SYS_PRCTL, unix.PR_SET_NAME, s.seed.Scratch); err != nil {
+		return err
+	}
 	if err := s.ops.Exit(s.pids[id], s.seed.Gadget, unix.WaitStatus(h.ExitStatus)); err != nil {
 		return fmt.Errorf("task %d: end it as it had ended: %w", id, err)
 	}
 	return nil
 }
+
+// maxName is the longest name of a task (TASK_COMM_LEN with the zero is 16).
+const maxName = 15
 
 // remove ends a stand-in and has its parent reap it.
 func (s *spawner) remove(st skeleton.Step) error {
