@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,7 +46,7 @@ func TestCrashRestoreNewPIDNamespace(t *testing.T) {
 		if err := harness.WaitSession(r.PID(), grace); err != nil {
 			t.Fatal(err)
 		}
-		if s.copySettles(original, ticks) {
+		if s.copySettles(original, ticks, 1) {
 			running++
 			// The end of the init is the end of everybody.
 			for _, pid := range adoptedInits() {
@@ -52,7 +54,7 @@ func TestCrashRestoreNewPIDNamespace(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if s.copySettles(original, -1) {
+			if s.copySettles(original, -1, 1) {
 				t.Fatal("the copy outlived its init")
 			}
 		}
@@ -64,8 +66,9 @@ func TestCrashRestoreNewPIDNamespace(t *testing.T) {
 }
 
 // copySettles waits until a copy of the subject ticks beyond ticks, or nothing
-// of it exists; with ticks -1 for the latter only.
-func (s *subject) copySettles(original []int, ticks int) (running bool) {
+// of it exists; with ticks -1 for the latter only. A copy has as many inits of
+// firn's, or else lacks the process that created the original's namespace.
+func (s *subject) copySettles(original []int, ticks, inits int) (running bool) {
 	s.t.Helper()
 	deadline := time.Now().Add(grace)
 	for time.Now().Before(deadline) {
@@ -73,7 +76,7 @@ func (s *subject) copySettles(original []int, ticks int) (running bool) {
 		if slices.Equal(now, original) && len(adoptedInits()) == 0 {
 			return false
 		}
-		if ticks >= 0 && s.last() != ticks {
+		if ticks >= 0 && s.last() != ticks && len(adoptedInits()) == inits && len(now) == 2*len(original)-1+inits {
 			return true
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -149,16 +152,27 @@ func TestCrashRestorePIDNamespace(t *testing.T) {
 		if err := harness.WaitSession(r.PID(), grace); err != nil {
 			t.Fatal(err)
 		}
-		if s.copySettles(original, ticks) {
+		if s.copySettles(original, ticks, 0) {
 			for _, pid := range s.pids() {
-				if !slices.Contains(original, pid) && ownNumber(t, pid) == 1 {
+				if !slices.Contains(original, pid) && isFirst(pid) {
 					// The end of the first process is the end of everybody.
 					_ = syscall.Kill(pid, syscall.SIGKILL)
+					break
 				}
 			}
-			if s.copySettles(original, -1) {
+			if s.copySettles(original, -1, 0) {
 				t.Fatal("the copy outlived its first process")
 			}
 		}
 	}
+}
+
+// isFirst tells whether a process is the first one of a PID namespace that lies
+// in this process's.
+func isFirst(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := strings.Cut(string(b), "\nNSpid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	numbers := strings.Fields(line)
+	return err == nil && len(numbers) == 2 && numbers[1] == "1"
 }
