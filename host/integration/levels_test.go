@@ -138,7 +138,7 @@ const pidnsCycles = 5
 // of a PID namespace, with their own /proc or the host's, and with further
 // namespaces inside.
 func TestOwnPIDNamespaceCycles(t *testing.T) {
-	for _, flags := range [][]string{{"--mount-proc"}, nil} {
+	for _, flags := range [][]string{{"--mount-proc", "--uts"}, nil} {
 		for levels := range 3 {
 			t.Run(fmt.Sprint(levels, flags), func(t *testing.T) {
 				s := startInside(t, levels, flags...)

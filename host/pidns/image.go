@@ -107,6 +107,9 @@ func (m *Map) check(t *imagepb.HostTree) error {
 		if err := m.checkNumbers(p, ns, seen); err != nil {
 			return err
 		}
+		if p.Parent != 0 && !m.Within(ns, m.Of(sdk.TaskID(p.Parent))) {
+			return fmt.Errorf("process %d is not in the PID namespace of its parent, nor inside it", id)
+		}
 		if to := m.ChildrenOf(id); to != NotYet && !m.Within(to, ns) {
 			return fmt.Errorf("children of process %d are born outside its PID namespace", id)
 		}

@@ -44,6 +44,8 @@ type Frozen struct {
 	// regions by process, made when the first tape needs one.
 	regions map[HostPID]*region
 	done    bool
+	// init is [Roots.Init], which ends with the tree; nil without one.
+	init *Process
 }
 
 // Freeze stops a whole tree. When it fails, everything that was stopped runs
@@ -63,6 +65,11 @@ func Freeze(ctx context.Context, t *Tracer, roots Roots) (*Frozen, error) {
 			return errors.Join(err, f.undo())
 		}
 		frozen.Processes = procs
+		if roots.Init != 0 {
+			if frozen.init, err = readProcess(roots.Init); err != nil {
+				return errors.Join(err, f.undo())
+			}
+		}
 		return nil
 	})
 	if err != nil {

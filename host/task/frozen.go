@@ -228,7 +228,11 @@ func reap(ctx context.Context, tid HostPID) error {
 // its parent may be expected to take.
 func (f *Frozen) awaitReaped(ctx context.Context) (unreaped []HostPID) {
 	start := time.Now()
-	for _, p := range f.Processes {
+	all := f.Processes
+	if f.init != nil {
+		all = append(slices.Clone(all), f.init)
+	}
+	for _, p := range all {
 		for {
 			now, err := readProcess(p.PID)
 			if err != nil || now.StartTime != p.StartTime {
