@@ -10,9 +10,17 @@ wanted=(
 	redis-server:redis-server
 	redis-cli:redis-tools
 	python3:python3
+	sqlite3:sqlite3
+	make:make
+	+/usr/lib/postgresql:postgresql
+	psql:postgresql-client
 	protoc:protobuf-compiler
 	+/usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 	ps:procps
+	top:procps
+	tmux:tmux
+	vim:vim
+	less:less
 	unshare:util-linux
 	bash:bash
 	git:git

@@ -68,7 +68,7 @@ func is[T any](p Plugin) bool {
 func either[A, B any](p Plugin) bool { return is[A](p) || is[B](p) }
 
 func runCheck(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
-	found, err := p.(Checker).Check(ctx, &CheckRequest{Session: r.Session, Frozen: r.req.GetFrozen()})
+	found, err := p.(Checker).Check(ctx, &CheckRequest{Session: r.Session, Frozen: r.req.GetFrozen(), Preview: r.req.GetPreview()})
 	return &pb.RunResponse{Findings: findingsToWire(found)}, err
 }
 

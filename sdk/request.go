@@ -3,6 +3,7 @@ package sdk
 import (
 	"context"
 	"iter"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/protobuf/proto"
@@ -20,7 +21,8 @@ type Session struct {
 	// Attended are resources of others that this plugin attends.
 	Attended []Resource
 	// Options are the flags of the command line that plugins may look at, by
-	// the name of the flag without dashes ("tcp-established").
+	// the name of the flag without dashes ("tcp-established"). The values of one
+	// that was given several times are separated by newlines.
 	Options map[string]string
 	// Deferred tells that the host keeps what is emitted in memory and writes it
 	// after the thaw. Otherwise it writes meanwhile, and needs a processor for
@@ -38,6 +40,15 @@ func (s *Session) Option(name string) (string, bool) {
 	return v, ok
 }
 
+// OptionList returns the values of a flag that may be given several times.
+func (s *Session) OptionList(name string) []string {
+	v, ok := s.Options[name]
+	if !ok {
+		return nil
+	}
+	return strings.Split(v, "\n")
+}
+
 // Enabled tells whether a boolean flag was given.
 func (s *Session) Enabled(name string) bool { return s.Options[name] == "true" }
 
@@ -46,6 +57,10 @@ type CheckRequest struct {
 	*Session
 	// Frozen is true in the second call.
 	Frozen bool
+	// Preview is true in the first call if a second one is sure to follow: what
+	// takes long to find out may be left to that one, and rare blockers with it.
+	// Without it the report is all that its reader gets ("firn check").
+	Preview bool
 }
 
 // Level says what a [Finding] means.

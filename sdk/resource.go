@@ -85,6 +85,15 @@ func (p *Process) TGID() int {
 	return status.Tgid
 }
 
+// TIDs are the live ids of all threads.
+func (p *Process) TIDs() []int {
+	tids := make([]int, len(p.Threads))
+	for i, t := range p.Threads {
+		tids[i] = t.TID
+	}
+	return tids
+}
+
 // Thread is one task.
 type Thread struct {
 	ID  TaskID

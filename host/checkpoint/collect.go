@@ -10,6 +10,7 @@ import (
 	"github.com/firn-cr/firn/host/image"
 	"github.com/firn-cr/firn/host/image/imagepb"
 	"github.com/firn-cr/firn/host/internal/ui"
+	"github.com/firn-cr/firn/host/task"
 	"github.com/firn-cr/firn/sdk"
 )
 
@@ -20,7 +21,13 @@ func (f *flow) collect(ctx context.Context) error {
 	if err := f.take(ctx, f.frozen.Processes, false); err != nil {
 		return err
 	}
-	lines, err := f.plan.check(ctx, true)
+	// The plugins read first and ask tasks then.
+	go func(frozen *task.Frozen) {
+		if err := frozen.Warm(ctx); err != nil {
+			f.cfg.Log.Debug("make tasks ready for tapes", "error", err)
+		}
+	}(f.frozen)
+	lines, err := f.plan.check(ctx, checkFrozen)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func (f *flow) makePlan(ctx context.Context) error {
 	if err := f.survey(ctx); err != nil {
 		return err
 	}
-	lines, err := f.plan.check(ctx, false)
+	lines, err := f.plan.check(ctx, checkPreview)
 	if err != nil {
 		return err
 	}
@@ -226,11 +226,20 @@ func (p *plan) owners() []*dispatch.Plugin {
 	})
 }
 
+// checkKind says what a check is for.
+type checkKind uint8
+
+const (
+	checkPreview checkKind = iota // of a tree that is going to be frozen and checked again
+	checkRunning                  // of a tree that goes on running
+	checkFrozen
+)
+
 // check asks everybody what is in the way. Nothing is left out because
 // something else blocks already.
-func (p *plan) check(ctx context.Context, frozen bool) ([]failure.Line, error) {
+func (p *plan) check(ctx context.Context, kind checkKind) ([]failure.Line, error) {
 	lines := hostFindings(p.procs, p.pids)
-	if !frozen { // a tree that is frozen has it suspended
+	if kind != checkFrozen { // a tree that is frozen has it suspended
 		lines = append(lines, seccompFindings(p.procs, p.pids)...)
 	}
 	for _, f := range p.set.Findings {
@@ -245,7 +254,9 @@ func (p *plan) check(ctx context.Context, frozen bool) ([]failure.Line, error) {
 	}
 	var mu sync.Mutex
 	err := p.plugins.Each(ctx, p.owners(), func(ctx context.Context, q *dispatch.Plugin) error {
-		found, err := q.Check(ctx, p.round(q.Name(), frozen))
+		r := p.round(q.Name(), kind == checkFrozen)
+		r.Preview = kind == checkPreview
+		found, err := q.Check(ctx, r)
 		if err != nil {
 			return err
 		}

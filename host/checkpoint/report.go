@@ -52,11 +52,13 @@ func Check(ctx context.Context, cfg Config, freeze bool) (_ *Report, err error) 
 	if err := f.startPlugins(ctx); err != nil {
 		return nil, err
 	}
+	kind := checkRunning
 	if !freeze {
 		if err := f.survey(ctx); err != nil {
 			return nil, err
 		}
 	} else {
+		kind = checkFrozen
 		if err := f.freeze(ctx); err != nil {
 			return nil, fmt.Errorf("freeze: %w", err)
 		}
@@ -65,9 +67,16 @@ func Check(ctx context.Context, cfg Config, freeze bool) (_ *Report, err error) 
 			return nil, err
 		}
 	}
-	lines, err := f.plan.check(ctx, freeze)
+	lines, err := f.plan.check(ctx, kind)
 	if err != nil {
 		return nil, err
+	}
+	if !freeze {
+		_, more, err := frozenGroups(f.plan.procs)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, more...)
 	}
 	return f.plan.report(lines, freeze), nil
 }

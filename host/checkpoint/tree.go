@@ -49,6 +49,9 @@ func hostFindings(procs []*task.Process, pids *survey.View) []failure.Line {
 		if p.State != task.Zombie && len(p.Threads) == 0 {
 			block(p.PID, "process", "is about to end")
 		}
+		if p.TTY != 0 && pids.Map != nil {
+			block(p.PID, "session", "has a controlling terminal, which is not carried in a tree with PID namespaces of its own")
+		}
 		if p.State == task.Zombie && p.PID == procs[0].PID {
 			block(p.PID, "process", "has ended already")
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -117,17 +118,31 @@ func (s *Set) Drain(ctx context.Context) error {
 	return s.all(func(p *Plugin) error { return p.Drain(ctx) })
 }
 
+// hungAbortTime is how long a plugin that was late may take to clean up: only a
+// part of it may hang, and that the time of the whole command is over does not
+// mean that it hangs at all.
+const hungAbortTime = time.Second
+
 // Abort tells every plugin that has a session that all is over. Plugins that
-// are dead or hang are not asked.
+// are dead are not asked; what becomes of those that were late before is not
+// reported again.
 func (s *Set) Abort(ctx context.Context) error {
 	return s.all(func(p *Plugin) error {
 		p.mu.Lock()
-		ask := p.session != nil && p.broken == nil && !p.hung
+		ask, hung := p.session != nil && p.broken == nil, p.hung
 		p.mu.Unlock()
 		if !ask || p.died(0) != nil {
 			return nil
 		}
-		return p.Abort(ctx)
+		if !hung {
+			return p.Abort(ctx)
+		}
+		ctx, cancel := context.WithTimeout(ctx, hungAbortTime)
+		defer cancel()
+		if err := p.Abort(ctx); err != nil {
+			p.log.Debug("abort of a plugin that was late", "error", err)
+		}
+		return nil
 	})
 }
 

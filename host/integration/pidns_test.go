@@ -208,6 +208,17 @@ func TestNewPIDNamespaceState(t *testing.T) {
 	}
 }
 
+// TestNewPIDNamespacePidfds: also pidfds of what was reaped long ago are of the
+// tree's namespace.
+func TestNewPIDNamespacePidfds(t *testing.T) {
+	s := startC(t, "pidfds")
+	s.pause()
+	r := s.restoreCopy()
+	r.moves()
+	finishQueues(s)
+	r.end()
+}
+
 // TestNewPIDNamespaceTwice has two copies of a program at the same time, each
 // in a namespace of its own.
 func TestNewPIDNamespaceTwice(t *testing.T) {

@@ -23,6 +23,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"many":    func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
 		"tick":    func(t *testing.T) *subject { return startC(t, "tick") },
 		"seccomp": func(t *testing.T) *subject { return startC(t, "seccomp") },
+		"ipc":     func(t *testing.T) *subject { return startC(t, "ipc") },
 		"gorun":   func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}
 	if runtime.GOARCH == "amd64" {
@@ -39,6 +40,36 @@ func TestSubjectsDetectChange(t *testing.T) {
 		s := startC(t, "queues", "damaged")
 		s.ask("drain")
 		s.line("bad: stream")
+	})
+	t.Run("ptys", func(t *testing.T) {
+		s := startC(t, "ptys", "damaged")
+		s.ask("drain")
+		s.line("bad: raw input")
+	})
+	t.Run("watchers", func(t *testing.T) {
+		s := startC(t, "watchers", "damaged")
+		s.ask("drain")
+		s.line("bad: modify")
+	})
+	t.Run("pidfds", func(t *testing.T) {
+		s := startC(t, "pidfds", "damaged")
+		s.ask("drain")
+		s.line("bad: pidfd of a child")
+	})
+	t.Run("namespaces", func(t *testing.T) {
+		s := startC(t, "namespaces", "damaged")
+		s.ask("drain")
+		s.line("bad: uts")
+	})
+	t.Run("ghosts", func(t *testing.T) {
+		s := startC(t, "ghosts", "damaged")
+		s.ask("drain")
+		s.line("bad: deleted")
+	})
+	t.Run("carried", func(t *testing.T) {
+		s := startC(t, "carried", "damaged")
+		s.ask("drain")
+		s.line("bad: data")
 	})
 	t.Run("taskstate", func(t *testing.T) {
 		s := startC(t, "taskstate")
@@ -84,11 +115,18 @@ func TestSubjectsAlone(t *testing.T) {
 	t.Run("taskstate", func(t *testing.T) { finishTaskState(t, startC(t, "taskstate")) })
 	t.Run("memory", func(t *testing.T) { finishMemory(t, startC(t, "memory")) })
 	t.Run("queues", func(t *testing.T) { finishQueues(startC(t, "queues")) })
+	t.Run("ptys", func(t *testing.T) { finishPtys(startC(t, "ptys")) })
 	t.Run("tree", func(t *testing.T) { finishTree(t, startC(t, "tree")) })
 	t.Run("threads", func(t *testing.T) { finishThreads(startC(t, "threads")) })
 	t.Run("leaderless tree", func(t *testing.T) { finishTree(t, startC(t, "tree", "leaderless")) })
 	t.Run("listeners", func(t *testing.T) { finishListeners(t, startC(t, "listeners")) })
 	t.Run("events", func(t *testing.T) { finishQueues(startC(t, "events")) })
 	t.Run("locks", func(t *testing.T) { finishQueues(startC(t, "events", "locks")) })
+	t.Run("watchers", func(t *testing.T) { finishQueues(startC(t, "watchers")) })
+	t.Run("pidfds", func(t *testing.T) { finishQueues(startC(t, "pidfds")) })
+	t.Run("namespaces", func(t *testing.T) { finishQueues(startC(t, "namespaces")) })
+	t.Run("ghosts", func(t *testing.T) { finishQueues(startC(t, "ghosts")) })
+	t.Run("carried", func(t *testing.T) { finishQueues(startC(t, "carried")) })
+	t.Run("ipc", func(t *testing.T) { finishIPC(startC(t, "ipc")) })
 	t.Run("gorun", func(t *testing.T) { greet(t, startGo(t, "gorun")) })
 }

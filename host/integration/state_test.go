@@ -173,6 +173,81 @@ func TestEvents(t *testing.T) {
 	finishQueues(s)
 }
 
+// TestWatchers: inotify and fanotify go on reporting what they did.
+func TestWatchers(t *testing.T) {
+	s := startC(t, "watchers")
+	s.checkpoint("--leave-running")
+	s.unharmed()
+	for range 2 {
+		s.cycle()
+		s.unharmed()
+	}
+	finishQueues(s)
+}
+
+// TestPidfds: pidfds refer to the restored tasks, and to those that were reaped.
+func TestPidfds(t *testing.T) {
+	s := startC(t, "pidfds")
+	s.checkpoint("--leave-running")
+	for range 2 {
+		s.cycle()
+		s.unharmed()
+	}
+	finishQueues(s)
+}
+
+// TestPidfdOutside: a pidfd of a process outside the tree is refused by name.
+func TestPidfdOutside(t *testing.T) {
+	s := startC(t, "pidfds", "outside")
+	var fd int
+	if _, err := fmt.Sscanf(s.line("outside"), "outside %d", &fd); err != nil {
+		t.Fatal(err)
+	}
+	names(t, s.refused(), s.PID, blocker{fd, "pidfd"})
+}
+
+// TestNamespaceFiles: files of namespaces are of those in which the program is
+// after the restore.
+func TestNamespaceFiles(t *testing.T) {
+	s := startC(t, "namespaces")
+	s.checkpoint("--leave-running")
+	for range 2 {
+		s.cycle()
+		s.unharmed()
+	}
+	finishQueues(s)
+}
+
+// TestGhosts: files without a name, and a current directory without one.
+func TestGhosts(t *testing.T) {
+	s := startC(t, "ghosts")
+	s.checkpoint("--leave-running")
+	for range 2 {
+		s.cycle()
+		s.unharmed()
+	}
+	finishQueues(s)
+}
+
+// TestLinkRemap: a file with another name that nobody knows is refused, with
+// the flag that helps, and carried with it. Nothing stays behind.
+func TestLinkRemap(t *testing.T) {
+	s := startC(t, "ghosts", "hidden")
+	if lines := strings.Join(s.refused(), "\n"); !strings.Contains(lines, "/linked (deleted)") || !strings.Contains(lines, "--link-remap") {
+		t.Errorf("the report does not name the file and the flag:\n%s", lines)
+	}
+	for range 2 {
+		s.checkpoint("--link-remap")
+		s.restore()
+		s.unharmed()
+	}
+	finishQueues(s)
+	left, err := filepath.Glob(s.Path(".firn*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
 // TestLocks: locks are carried with --file-locks, and named without it.
 func TestLocks(t *testing.T) {
 	s := startC(t, "events", "locks")

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -78,6 +79,9 @@ func (p *process) readPart(dir, tid int, fds []int) ([]openFD, error) {
 		}
 		if err == nil {
 			err = p.mounts.place(tid, p.mountNamespace(), &f.file)
+		}
+		if err == nil && f.file.FS == "" && f.file.Type == sdk.TypeRegular {
+			f.file.FS = internalFS(dir, fd)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("fd %d: %w", fd, err)
@@ -241,7 +245,7 @@ type groupKey struct {
 
 // groupFiles finds the open file descriptions behind the descriptors. Within a
 // group of candidates kcmp gives an order, so the cost is n log n.
-func groupFiles(procs []*process, next func() uint64) ([]sdk.Resource, error) {
+func groupFiles(procs []*process, next func() uint64, running bool) ([]sdk.Resource, error) {
 	groups := map[groupKey][]*openFD{}
 	var keys []groupKey
 	for _, p := range procs {
@@ -256,7 +260,7 @@ func groupFiles(procs []*process, next func() uint64) ([]sdk.Resource, error) {
 	}
 	var out []sdk.Resource
 	for _, k := range keys {
-		sets, err := partition(groups[k])
+		sets, err := partition(groups[k], running)
 		if err != nil {
 			return nil, err
 		}
@@ -267,19 +271,30 @@ func groupFiles(procs []*process, next func() uint64) ([]sdk.Resource, error) {
 	return out, nil
 }
 
+// compareFiles orders descriptors by their descriptions. In a tree that runs one
+// of them may be closed by now; then it is like no other.
+func compareFiles(a, b *openFD, running bool) (int, error) {
+	c, err := kern.Kcmp(a.pid, b.pid, kern.KcmpFile, uint(a.fd), uint(b.fd))
+	if running && (errors.Is(err, unix.EBADF) || errors.Is(err, unix.ESRCH)) {
+		return cmp.Or(cmp.Compare(a.pid, b.pid), cmp.Compare(a.fd, b.fd)), nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("compare fd %d of task %d with fd %d of task %d: kcmp: %w", a.fd, a.pid, b.fd, b.pid, err)
+	}
+	return c, nil
+}
+
 // partition splits descriptors into those of one description each, in the
 // order of their first member.
-func partition(fds []*openFD) ([][]*openFD, error) {
+func partition(fds []*openFD, running bool) ([][]*openFD, error) {
 	if len(fds) == 1 {
 		return [][]*openFD{fds}, nil
 	}
 	sorted := slices.Clone(fds)
 	var failed error
 	slices.SortStableFunc(sorted, func(a, b *openFD) int {
-		c, err := kern.Kcmp(a.pid, b.pid, kern.KcmpFile, uint(a.fd), uint(b.fd))
-		if err != nil && failed == nil {
-			failed = fmt.Errorf("compare fd %d of task %d with fd %d of task %d: kcmp: %w", a.fd, a.pid, b.fd, b.pid, err)
-		}
+		c, err := compareFiles(a, b, running)
+		failed = cmp.Or(failed, err)
 		return c
 	})
 	if failed != nil {
@@ -289,9 +304,9 @@ func partition(fds []*openFD) ([][]*openFD, error) {
 	for i, f := range sorted {
 		same := false
 		if i > 0 {
-			c, err := kern.Kcmp(sorted[i-1].pid, f.pid, kern.KcmpFile, uint(sorted[i-1].fd), uint(f.fd))
+			c, err := compareFiles(sorted[i-1], f, running)
 			if err != nil {
-				return nil, fmt.Errorf("compare descriptors: kcmp: %w", err)
+				return nil, err
 			}
 			same = c == 0
 		}

@@ -58,6 +58,21 @@ func (m *mounts) fsType(tid int, ns uint64, mount int) (string, error) {
 	return types[mount], nil
 }
 
+// mqueueMagic is MQUEUE_MAGIC (ipc/mqueue.c).
+const mqueueMagic = 0x19800202
+
+// internalFS returns the type of the file system of a file on a mount that the
+// kernel has for itself, if programs open files there all the same: mq_open(3)
+// does. dir is /proc/TID/fd.
+func internalFS(dir, fd int) string {
+	var st unix.Statfs_t
+	err := unix.Statfs(fmt.Sprintf("/proc/self/fd/%d/%d", dir, fd), &st)
+	if err == nil && st.Type == mqueueMagic {
+		return "mqueue"
+	}
+	return ""
+}
+
 // mappedDevice returns the device number behind a mapping of a device, 0 for
 // everything else. Devices are mapped by their nodes, which live below /dev.
 func mappedDevice(tid int, m *procfs.Mapping) uint64 {

@@ -70,13 +70,15 @@ func parseNS(text string) (uint64, error) {
 	return ino, nil
 }
 
+// readNamespaces reads those of the whole process. A thread that has left one
+// is refused by the plugin that saves threads.
 func (p *process) readNamespaces(tid int) error {
 	links, err := readNS(fmt.Sprintf("/proc/%d/ns", tid), nsNames)
 	if err != nil {
 		return err
 	}
 	p.ns = links
-	return p.readThreadNamespaces()
+	return nil
 }
 
 // mountNamespace is the inode of the process's mount namespace.
@@ -87,35 +89,6 @@ func (p *process) mountNamespace() uint64 {
 		}
 	}
 	return 0
-}
-
-// readThreadNamespaces finds threads that entered a namespace of their own.
-func (p *process) readThreadNamespaces() error {
-	want := map[string]uint64{}
-	for _, l := range p.ns {
-		want[l.name] = l.ino
-	}
-	// A thread cannot leave the pid, user, time or mount namespace of its
-	// process alone without giving up CLONE_FS or being single-threaded.
-	names := []string{"net", "uts", "ipc", "mnt"}
-	for _, t := range p.Threads[min(1, len(p.Threads)):] {
-		links, err := readNS(fmt.Sprintf("/proc/%d/task/%d/ns", p.PID, t.TID), names)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		for _, l := range links {
-			if want[l.name] != l.ino {
-				p.findings = append(p.findings, sdk.Finding{
-					Level: sdk.LevelBlock, Task: t.ID, Subject: "thread",
-					Text: fmt.Sprintf("is in another %s namespace than its process", l.name),
-				})
-			}
-		}
-	}
-	return nil
 }
 
 // namespaces makes one resource of every namespace that differs from the

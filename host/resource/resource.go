@@ -72,7 +72,7 @@ func Enumerate(ctx context.Context, tree *sdk.Tree, host Host, running bool) (*S
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return assemble(procs, host)
+	return assemble(procs, host, running)
 }
 
 // Host tells what of the namespaces the host carries itself.
@@ -85,7 +85,7 @@ type Host interface {
 	Mount(ns uint64, id int) int
 }
 
-func assemble(procs []*process, host Host) (*Set, error) {
+func assemble(procs []*process, host Host, running bool) (*Set, error) {
 	set := &Set{MaxFD: -1}
 	live := procs[:0]
 	for _, p := range procs {
@@ -100,7 +100,7 @@ func assemble(procs []*process, host Host) (*Set, error) {
 		set.Resources = append(set.Resources, sdk.Resource{Kind: sdk.KindTask, Object: uint64(p.ID), Task: p.ID})
 	}
 	set.Resources = append(set.Resources, namespaces(live, host, next)...)
-	files, err := groupFiles(live, next)
+	files, err := groupFiles(live, next, running)
 	if err != nil {
 		return nil, err
 	}

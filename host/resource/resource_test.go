@@ -2,6 +2,7 @@ package resource
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -67,6 +68,19 @@ func TestDescriptionsAreToldApart(t *testing.T) {
 	}
 	if a.File.Link != path || a.File.Type != sdk.TypeRegular || a.File.Flags&unix.O_APPEND == 0 || a.File.FS == "" {
 		t.Errorf("file %+v", a.File)
+	}
+}
+
+// TestClosedMeanwhile: of a tree that runs a descriptor may be closed between two
+// looks at it; of a frozen one that is an error.
+func TestClosedMeanwhile(t *testing.T) {
+	pid := os.Getpid()
+	fds := []*openFD{{pid: pid, fd: 0}, {pid: pid, fd: 1 << 20}}
+	if sets, err := partition(fds, true); err != nil || len(sets) != 2 {
+		t.Errorf("%d descriptions, %v", len(sets), err)
+	}
+	if _, err := partition(fds, false); !errors.Is(err, unix.EBADF) {
+		t.Errorf("frozen: %v", err)
 	}
 }
 

@@ -23,7 +23,7 @@ var tables = []struct {
 }
 
 // Sighand cannot be shared without CLONE_VM, the System V undo list is
-// reported by whoever carries semaphores.
+// reported by whoever carries tasks.
 
 // sharedTables reports processes that share a table, and threads of one
 // process that do not.

@@ -51,8 +51,10 @@ func (s *spawner) openNamespace() error {
 	}
 	// A session or group outside of the namespace is 0 inside. The restorer's
 	// would be such a one, with a terminal that is none of the tree's.
-	if _, err := s.ops.Syscall(s.seed.PID, s.seed.Gadget, unix.SYS_SETSID); err != nil {
-		return fmt.Errorf("leave the session: %w", err)
+	if !s.cfg.ShellJob {
+		if _, err := s.ops.Syscall(s.seed.PID, s.seed.Gadget, unix.SYS_SETSID); err != nil {
+			return fmt.Errorf("leave the session: %w", err)
+		}
 	}
 	s.ns = &namespace{seed: s.seed, root: s.tree.Root}
 	if !s.pidns.FirnInit() {

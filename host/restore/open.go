@@ -195,6 +195,7 @@ func (r *flow) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	out.Join = r.cfg.ShellJob
 	var blocks []sdk.Finding
 	r.plan, blocks = skeleton.New(r.tree, r.pidns, out)
 	for _, f := range append(blocks, r.plan.Notes...) {

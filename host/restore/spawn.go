@@ -135,10 +135,12 @@ func (s *spawner) clone(st skeleton.Step) error {
 		}
 	}
 	p := s.tree.Process(st.Task)
-	if p == nil || p.Zombie {
+	if p == nil {
 		return nil
 	}
-	p.PID = int(pid)
+	if p.PID = int(pid); p.Zombie {
+		return nil
+	}
 	if !p.MainExited() {
 		p.Threads[0].TID = p.PID
 	}

@@ -43,33 +43,37 @@ type Frozen struct {
 	engine *Engine
 	// regions by process, made when the first tape needs one.
 	regions map[HostPID]*region
-	done    bool
+	// groups are frozen again when the tasks are let go.
+	groups *Groups
+	done   bool
 	// init is [Roots.Init], which ends with the tree; nil without one.
 	init *Process
 }
 
 // Freeze stops a whole tree. When it fails, everything that was stopped runs
-// again.
-func Freeze(ctx context.Context, t *Tracer, roots Roots) (*Frozen, error) {
+// again. groups are control groups that keep the tree from running; nil if there
+// are none.
+func Freeze(ctx context.Context, t *Tracer, roots Roots, groups *Groups) (*Frozen, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, freezeTime,
 		fmt.Errorf("a task did not stop within %v: %w", freezeTime, sdk.ErrTimeout))
 	defer cancel()
 	f := &freezer{ctx: ctx, tasks: map[HostPID]*tracee{}}
-	frozen := &Frozen{tracer: t, engine: NewEngine(t), regions: map[HostPID]*region{}}
+	frozen := &Frozen{tracer: t, engine: NewEngine(t), regions: map[HostPID]*region{}, groups: groups}
 	err := t.Do(func() error {
 		if err := f.stopAll(roots); err != nil {
 			return errors.Join(err, f.undo())
 		}
 		procs, err := f.read(roots)
+		if err == nil && roots.Init != 0 {
+			frozen.init, err = readProcess(roots.Init)
+		}
+		if err == nil {
+			err = groups.thaw()
+		}
 		if err != nil {
-			return errors.Join(err, f.undo())
+			return errors.Join(err, groups.freeze(), f.undo())
 		}
 		frozen.Processes = procs
-		if roots.Init != 0 {
-			if frozen.init, err = readProcess(roots.Init); err != nil {
-				return errors.Join(err, f.undo())
-			}
-		}
 		return nil
 	})
 	if err != nil {

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
@@ -26,33 +29,89 @@ func (f *Frozen) RunTapes(ctx context.Context, runs []tape.Run) ([]tape.Outcome,
 			owners[th.TID] = p
 		}
 	}
+	var fresh []*Process
+	seen := map[HostPID]bool{}
 	for _, r := range runs {
 		p := owners[HostPID(r.TID)]
-		if p == nil || f.regions[p.PID] != nil {
+		if p == nil || f.regions[p.PID] != nil || seen[p.PID] {
 			continue
 		}
-		err := f.tracer.Do(func() error { return f.prepare(ctx, p) })
-		if err != nil {
-			return nil, fmt.Errorf("prepare task %d for tapes: %w", p.PID, err)
-		}
+		seen[p.PID] = true
+		fresh = append(fresh, p)
+	}
+	if err := f.prepare(ctx, fresh); err != nil {
+		return nil, err
 	}
 	return f.engine.run(ctx, runs)
 }
 
-// prepare maps a region into a process and makes its threads targets.
-func (f *Frozen) prepare(ctx context.Context, p *Process) error {
-	for _, th := range p.Threads {
-		f.engine.Add(th, Slice{})
+// Warm makes every process ready for tapes, so that the first tapes need not
+// wait for that. It is meant to run beside other work on the frozen tree. What
+// fails is tried again, and reported, by RunTapes.
+func (f *Frozen) Warm(ctx context.Context) error {
+	if err := f.engine.acquire(ctx); err != nil {
+		return err
 	}
-	r, err := mapRegion(ctx, p, f.engine.targets[p.Threads[0].TID])
+	defer f.engine.release()
+	var fresh []*Process
+	for _, p := range f.Processes {
+		if len(p.Threads) > 0 && f.regions[p.PID] == nil {
+			fresh = append(fresh, p)
+		}
+	}
+	return f.prepare(ctx, fresh)
+}
+
+// prepare maps regions into processes and makes their threads targets.
+func (f *Frozen) prepare(ctx context.Context, procs []*Process) (err error) {
+	regions := make([]*region, len(procs))
+	for _, p := range procs {
+		for _, th := range p.Threads {
+			f.engine.Add(th, Slice{})
+		}
+	}
+	defer func() {
+		if err != nil {
+			regions = slices.DeleteFunc(regions, func(r *region) bool { return r == nil })
+			err = errors.Join(err, f.tracer.Do(func() error { return unmapRegions(ctx, regions) }))
+		}
+	}()
+	err = inParallel(procs, func(i int, p *Process) (err error) {
+		regions[i], err = newRegion(p, f.engine.targets[p.Threads[0].TID])
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	f.regions[p.PID] = r
-	for i, th := range p.Threads {
-		f.engine.targets[th.TID].slice = r.slice(i)
+	if err := f.tracer.Do(func() error { return mapRegions(ctx, regions) }); err != nil {
+		return err
+	}
+	if err := inParallel(procs, func(i int, _ *Process) error { return regions[i].open() }); err != nil {
+		return err
+	}
+	for i, p := range procs {
+		f.regions[p.PID] = regions[i]
+		for n, th := range p.Threads {
+			f.engine.targets[th.TID].slice = regions[i].slice(n)
+		}
 	}
 	return nil
+}
+
+// inParallel calls do for every process from as many goroutines as there are
+// processors.
+func inParallel(procs []*Process, do func(i int, p *Process) error) error {
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, p := range procs {
+		g.Go(func() error {
+			if err := do(i, p); err != nil {
+				return fmt.Errorf("prepare task %d for tapes: %w", p.PID, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 // Thaw removes every trace and lets all tasks go on as if nothing had
@@ -71,15 +130,15 @@ func (f *Frozen) release(ctx context.Context, stopped bool) error {
 	f.engine.Close()
 	return f.tracer.Do(func() error {
 		var errs []error
+		var regions []*region
 		for _, r := range f.regions {
 			if f.lost(r.proc) {
 				errs = append(errs, r.drop(), fmt.Errorf("task %d did not come back from injected work in time: it will by itself", r.proc.PID))
 				continue
 			}
-			if err := r.unmap(ctx); err != nil && !errors.Is(err, sdk.ErrTaskGone) {
-				errs = append(errs, fmt.Errorf("task %d: %w", r.proc.PID, err))
-			}
+			regions = append(regions, r)
 		}
+		errs = append(errs, unmapRegions(ctx, regions), f.groups.freeze())
 		for _, p := range f.Processes {
 			if stopped && len(p.Threads) > 0 && p.State == Running {
 				errs = append(errs, ignoreGone(unix.Kill(int(p.PID), unix.SIGSTOP)))
@@ -140,7 +199,7 @@ func (f *Frozen) Kill(ctx context.Context) (unreaped []HostPID, err error) {
 	f.done = true
 	f.engine.Close()
 	err = f.tracer.Do(func() error { return f.killAll(ctx) })
-	return f.awaitReaped(ctx), err
+	return f.awaitReaped(ctx), errors.Join(err, f.groups.freeze())
 }
 
 func (f *Frozen) killAll(ctx context.Context) error {
@@ -204,9 +263,33 @@ func killLarge(pid HostPID) error {
 		return ignoreGone(unix.Kill(int(pid), unix.SIGKILL))
 	}
 	defer unix.Close(fd)
+	defer leaveCPUTo(pid)()
 	err = ignoreGone(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
 	_, _, _ = unix.Syscall(unix.SYS_PROCESS_MRELEASE, uintptr(fd), 0, 0)
 	return err
+}
+
+// leaveCPUTo moves the calling thread to another processor than the one on
+// which a process ran last, until the returned function is called: woken up
+// there by a signal, the process does not take the processor from the thread.
+// The goroutine must be locked to its thread. It does nothing where there is no
+// other processor.
+func leaveCPUTo(pid HostPID) (restore func()) {
+	nothing := func() {}
+	st, err := procfs.Stat(int(pid))
+	if err != nil {
+		return nothing
+	}
+	var old unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &old); err != nil || !old.IsSet(st.Processor) || old.Count() < 2 {
+		return nothing
+	}
+	others := old
+	others.Clear(st.Processor)
+	if err := unix.SchedSetaffinity(0, &others); err != nil {
+		return nothing
+	}
+	return func() { _ = unix.SchedSetaffinity(0, &old) } // what was allowed before still is
 }
 
 func reap(ctx context.Context, tid HostPID) error {

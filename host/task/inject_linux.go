@@ -15,72 +15,139 @@ import (
 // errGone is returned when the task ended in the middle of a call.
 var errGone = fmt.Errorf("task ended: %w", sdk.ErrTaskGone)
 
-// stepThrough lets a stopped task, whose registers point at a system call
-// instruction, execute it, and leaves it at the syscall-exit stop.
-func (t *target) stepThrough(ctx context.Context) error {
-	for stops := 0; stops < 2; {
-		if err := contSyscall(t.tid, 0); err != nil {
-			return err
-		}
-		s, err := waitStop(ctx, t.tid)
+// stepping is a stopped task, whose registers point at a system call
+// instruction, on its way through the call.
+type stepping struct {
+	t     *target
+	stops int // syscall stops that it came to: entry and exit
+}
+
+// atExit is the syscall stop at which the call has been executed.
+const atExit = 2
+
+// begin lets the task go.
+func (s *stepping) begin() error { return contSyscall(s.t.tid, 0) }
+
+// reach waits until the task has come to its n-th syscall stop. From all but
+// the last one it goes on.
+func (s *stepping) reach(ctx context.Context, n int) error {
+	for s.stops < n {
+		stop, err := waitStop(ctx, s.t.tid)
 		switch {
 		case err != nil:
 			return err
-		case s.ended():
+		case stop.ended():
 			return errGone
-		case s.isSyscallStop():
-			stops++
-		case s.isSignal():
-			t.postponed = append(t.postponed, s.signal())
-		case s.isNewTask():
-			msg, err := eventMessage(t.tid)
+		case stop.isSyscallStop():
+			s.stops++
+		case stop.isSignal():
+			s.t.postponed = append(s.t.postponed, stop.signal())
+		case stop.isNewTask():
+			msg, err := eventMessage(s.t.tid)
 			if err != nil {
 				return err
 			}
-			t.born = HostPID(msg)
+			s.t.born = HostPID(msg)
 		}
 		// Event stops that were still queued are passed over.
+		if s.stops == atExit {
+			return nil
+		}
+		if err := contSyscall(s.t.tid, 0); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// call makes a live task execute one system call through a gadget, with an
-// emergency way back at every moment. Afterwards the task stands at a
-// syscall-exit stop with its own registers, in a form from which it restarts
-// what the freeze had interrupted.
-//
-// A call that was begun is seen through, whatever becomes of ctx.
-func (t *target) call(ctx context.Context, w *wayBack, nr int, args [6]uint64) (uint64, error) {
+// stepThrough lets a task execute the call and leaves it at the exit.
+func (t *target) stepThrough(ctx context.Context) error {
+	s := stepping{t: t}
+	if err := s.begin(); err != nil {
+		return err
+	}
+	return s.reach(ctx, atExit)
+}
+
+// liveCall is one system call that a live task is made to execute through a
+// gadget, with an emergency way back at every moment. Afterwards the task
+// stands at a syscall-exit stop with its own registers, in a form from which it
+// restarts what the freeze had interrupted.
+type liveCall struct {
+	t    *target
+	way  *wayBack
+	nr   int
+	args [6]uint64
+
+	block  placed
+	step   stepping
+	result uint64
+	err    error
+}
+
+// callAll makes tasks execute their calls, all at the same time: what one costs
+// alone is mostly waiting for the other processor. Calls that were begun are
+// seen through, whatever becomes of ctx.
+func callAll(ctx context.Context, calls []*liveCall) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), freezeTime)
 	defer cancel()
-	block, err := w.place(t, nr, args)
+	for _, c := range calls {
+		c.begin()
+	}
+	for stop := 1; stop <= atExit; stop++ {
+		for _, c := range calls {
+			if c.err == nil {
+				c.lose(c.step.reach(ctx, stop))
+			}
+		}
+	}
+	for _, c := range calls {
+		if c.err == nil {
+			c.finish()
+		}
+	}
+}
+
+// begin puts the frame into the task and lets it go.
+func (c *liveCall) begin() {
+	c.step = stepping{t: c.t}
+	if c.block, c.err = c.way.place(c.t, c.nr, c.args); c.err != nil {
+		return
+	}
+	if c.err = arch.SetRegs(int(c.t.tid), &c.block.regs); c.err != nil {
+		c.way.clear(c.block)
+		return
+	}
+	err := setSignalMask(c.t.tid, allSignals)
+	if err == nil {
+		err = c.step.begin()
+	}
+	c.lose(err)
+}
+
+// lose takes note that a task is on its way where nobody can stop it: it gets
+// back by itself, and its frame stays.
+func (c *liveCall) lose(err error) {
 	if err != nil {
-		return 0, err
+		c.err, c.t.lost, c.way.keep = err, true, true
 	}
-	if err := arch.SetRegs(int(t.tid), &block.regs); err != nil {
-		w.clear(block)
-		return 0, err
-	}
-	if err = setSignalMask(t.tid, allSignals); err == nil {
-		err = t.stepThrough(ctx)
-	}
-	if err != nil {
-		// The task is on its way, and gets back by itself: the frame stays.
-		t.lost, w.keep = true, true
-		return 0, err
-	}
-	defer w.clear(block) // after the registers are back
-	regs, err := arch.GetRegs(int(t.tid))
+}
+
+// finish takes the result and gives the task its own registers back.
+func (c *liveCall) finish() {
+	defer c.way.clear(c.block) // after the registers are back
+	regs, err := arch.GetRegs(int(c.t.tid))
 	// From here on no kernel code looks at the restart codes any more: the
 	// registers themselves must say what is to be done again.
-	t.orig = t.raw.Resume()
-	if err := errors.Join(err, t.takeBack()); err != nil {
-		return 0, err
+	c.t.orig = c.t.raw.Resume()
+	if c.err = errors.Join(err, c.t.takeBack()); c.err != nil {
+		return
 	}
 	if r := regs.Result(); r < 0 && r >= -4095 {
-		return 0, unix.Errno(-r)
+		c.err = unix.Errno(-r)
+		return
 	}
-	return uint64(regs.Result()), nil
+	c.result = uint64(regs.Result())
 }
 
 // wayBack is what a process offers for a first call, while nothing of ours is

@@ -32,35 +32,52 @@ type region struct {
 	caller *target
 }
 
-// mapRegion has the process map shared memory and maps the same pages here.
-// The process keeps no descriptor of it.
-func mapRegion(ctx context.Context, p *Process, caller *target) (_ *region, err error) {
+// newRegion finds out how a process can be made to map memory. It needs no
+// tracer.
+func newRegion(p *Process, caller *target) (*region, error) {
 	w, err := findWayBack(p, arch.CallBlockSize(len(caller.xstate)))
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, w.close())
+	return &region{proc: p, way: w, caller: caller}, nil
+}
+
+// size is that of the region in bytes.
+func (r *region) size() int { return codeSize + mainSlice + (len(r.proc.Threads)-1)*threadSlice }
+
+// mapRegions has the processes map shared memory. They keep no descriptor of
+// it. It runs on the tracing thread; a region that could not be mapped has no
+// address.
+func mapRegions(ctx context.Context, regions []*region) error {
+	calls := make([]*liveCall, len(regions))
+	for i, r := range regions {
+		calls[i] = &liveCall{t: r.caller, way: r.way, nr: unix.SYS_MMAP, args: [6]uint64{
+			0, uint64(r.size()), unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC,
+			unix.MAP_SHARED | unix.MAP_ANONYMOUS, ^uint64(0), 0,
+		}}
+	}
+	callAll(ctx, calls)
+	var errs []error
+	for i, c := range calls {
+		regions[i].addr = c.result
+		if errors.Is(c.err, unix.EACCES) {
+			c.err = fmt.Errorf("the process refuses memory that is writable and executable (PR_SET_MDWE): %w", sdk.ErrUnsupported)
 		}
-	}()
-	size := codeSize + mainSlice + (len(p.Threads)-1)*threadSlice
-	addr, err := caller.call(ctx, w, unix.SYS_MMAP, [6]uint64{
-		0, uint64(size), unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC,
-		unix.MAP_SHARED | unix.MAP_ANONYMOUS, ^uint64(0), 0,
-	})
-	if errors.Is(err, unix.EACCES) {
-		return nil, fmt.Errorf("map tape region: the process refuses memory that is writable and executable (PR_SET_MDWE): %w", sdk.ErrUnsupported)
+		if c.err != nil {
+			errs = append(errs, fmt.Errorf("prepare task %d for tapes: map tape region: %w", regions[i].proc.PID, c.err))
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("map tape region: %w", err)
-	}
-	r := &region{proc: p, addr: addr, way: w, caller: caller}
-	if r.mem, err = openRegion(caller.tid, addr, size); err != nil {
-		return nil, errors.Join(err, r.unmapTask(ctx))
+	return errors.Join(errs...)
+}
+
+// open maps the pages of a region here and puts the interpreter into it. It
+// needs no tracer.
+func (r *region) open() (err error) {
+	if r.mem, err = openRegion(r.caller.tid, r.addr, r.size()); err != nil {
+		return err
 	}
 	copy(r.mem, arch.TapeCode())
-	return r, nil
+	return nil
 }
 
 // openRegion maps the pages of another process's shared mapping
@@ -109,20 +126,39 @@ func (r *region) slice(n int) Slice {
 	return Slice{Addr: r.addr + uint64(from), Mem: r.mem[from : from+size : from+size], Code: r.addr}
 }
 
-// unmap removes the region from the process and from here.
-func (r *region) unmap(ctx context.Context) error {
-	err := unix.Munmap(r.mem)
-	r.mem = nil
-	return errors.Join(err, r.unmapTask(ctx), r.way.close())
+// unmapRegions removes regions from their processes and from here. It runs on
+// the tracing thread. Processes that are gone have none any more.
+func unmapRegions(ctx context.Context, regions []*region) error {
+	var errs []error
+	var calls []*liveCall
+	for _, r := range regions {
+		errs = append(errs, r.unmapHere())
+		if r.addr != 0 {
+			calls = append(calls, &liveCall{t: r.caller, way: r.way, nr: unix.SYS_MUNMAP, args: [6]uint64{r.addr, uint64(r.size())}})
+		}
+	}
+	callAll(ctx, calls)
+	for _, c := range calls {
+		if c.err != nil && !errors.Is(c.err, sdk.ErrTaskGone) {
+			errs = append(errs, fmt.Errorf("task %d: unmap tape region: %w", c.way.pid, c.err))
+		}
+	}
+	for _, r := range regions {
+		if err := r.way.close(); err != nil {
+			errs = append(errs, fmt.Errorf("task %d: %w", r.proc.PID, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
-func (r *region) unmapTask(ctx context.Context) error {
-	size := codeSize + mainSlice + (len(r.proc.Threads)-1)*threadSlice
-	if _, err := r.caller.call(ctx, r.way, unix.SYS_MUNMAP, [6]uint64{r.addr, uint64(size)}); err != nil {
-		return fmt.Errorf("unmap tape region: %w", err)
+func (r *region) unmapHere() error {
+	if r.mem == nil {
+		return nil
 	}
-	return nil
+	err := unix.Munmap(r.mem)
+	r.mem = nil
+	return err
 }
 
 // drop forgets the region of a process that is dead.
-func (r *region) drop() error { return errors.Join(unix.Munmap(r.mem), r.way.mem.Close()) }
+func (r *region) drop() error { return errors.Join(r.unmapHere(), r.way.mem.Close()) }

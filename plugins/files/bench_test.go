@@ -53,7 +53,7 @@ func BenchmarkSurvey(b *testing.B) {
 	sess := &sdk.Session{Tree: sdktest.Tree(os.Getpid()), Resources: manyFiles(b)}
 	b.ReportAllocs()
 	for b.Loop() {
-		s, err := newSurvey(b.Context(), sess, nil)
+		s, err := newSurvey(b.Context(), sess, nil, true)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -68,7 +68,7 @@ func BenchmarkSurvey(b *testing.B) {
 // BenchmarkOpen is what a restore does, per file.
 func BenchmarkOpen(b *testing.B) {
 	sess := &sdk.Session{Tree: sdktest.Tree(os.Getpid()), Resources: manyFiles(b)}
-	s, err := newSurvey(b.Context(), sess, nil)
+	s, err := newSurvey(b.Context(), sess, nil, true)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,14 @@ import (
 // childMode makes the test binary a process that does one thing, says "ready"
 // and waits for the end of its input.
 const childMode = "FIRN_TEST_FILES_CHILD"
+
+// init keeps the main goroutine of a child on the main thread, by whose
+// namespaces a process is known.
+func init() {
+	if os.Getenv(childMode) != "" {
+		runtime.LockOSThread()
+	}
+}
 
 func TestMain(m *testing.M) {
 	if mode := os.Getenv(childMode); mode != "" {
@@ -42,6 +51,8 @@ func childMain(mode, arg string) error {
 		return err
 	case "hold":
 		return nil
+	case "own-uts":
+		return unix.Unshare(unix.CLONE_NEWUTS)
 	}
 	return fmt.Errorf("mode %q", mode)
 }

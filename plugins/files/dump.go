@@ -16,6 +16,9 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		return err
 	}
 	defer s.close()
+	if err := p.dumpRemaps(ctx, s); err != nil {
+		return err
+	}
 	if err := s.dumpGhosts(ctx, req.Records); err != nil {
 		return err
 	}
@@ -23,6 +26,9 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		if err := s.dumpPipe(ctx, req.Records, pi); err != nil {
 			return err
 		}
+	}
+	if err := s.dumpTerminals(ctx, req.Records); err != nil {
+		return err
 	}
 	for i := range s.items {
 		it := &s.items[i]
@@ -49,7 +55,7 @@ func (p *plugin) takeSurvey(ctx context.Context, sess *sdk.Session) (*survey, er
 	if s != nil {
 		s.close()
 	}
-	return newSurvey(ctx, sess, known)
+	return newSurvey(ctx, sess, known, true)
 }
 
 // isOf tells whether the survey is of what a session is about. Only a test has
@@ -68,5 +74,5 @@ func (p *plugin) Abort(context.Context) error {
 		p.frozen.close()
 	}
 	p.frozen, p.known = nil, nil
-	return nil
+	return p.traces.remove()
 }

@@ -24,7 +24,8 @@ const (
 	contentSize = 1 << 20
 )
 
-// ghost is a file without a name: its content goes into the image.
+// ghost is a file whose content goes into the image: one without a name, or one
+// that is carried.
 type ghost struct {
 	// item is the description through which it is read; its object names it.
 	item *item
@@ -44,13 +45,14 @@ func (s *survey) examineGhost(it *item, msg *filespb.Named, g *filespb.Ghost) er
 		return fmt.Errorf("fstat: %w", err)
 	}
 	if st.Nlink > 0 {
-		s.block(it, string(g.Path)+" (deleted): the file has another name that is not known", "")
-		return nil
+		return s.examineLinked(it, fd, msg, g)
 	}
-	if it.file().Flags&unix.O_PATH != 0 {
-		s.block(it, string(g.Path)+" (deleted): opened with O_PATH only", "")
-		return nil
-	}
+	return s.addGhost(it, fd, &st, msg, g)
+}
+
+// addGhost notes a description of a file that goes into the image, and reads
+// the file through fd if it is the first one.
+func (s *survey) addGhost(it *item, fd int, st *unix.Stat_t, msg *filespb.Named, g *filespb.Ghost) error {
 	it.msg = msg
 	key := fileKey{it.file().Dev, it.file().Ino}
 	s.mu.Lock()
@@ -64,19 +66,16 @@ func (s *survey) examineGhost(it *item, msg *filespb.Named, g *filespb.Ghost) er
 	}
 	msg.Ghost = it.res.Object
 	s.ghosts[key] = &ghost{item: it, msg: g}
-	return s.readGhost(it, fd, &st, g)
+	return s.readGhost(it, fd, st, g)
 }
 
 // readGhost reads everything but the content.
 func (s *survey) readGhost(it *item, fd int, st *unix.Stat_t, g *filespb.Ghost) error {
 	name := string(g.Path) + " (deleted)"
-	if g.Memory {
+	if g.Carried != nil {
+		name = string(g.Path)
+	} else if g.Memory {
 		name = "memory file " + string(g.Path)
-		seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-		if err != nil {
-			return fmt.Errorf("get seals: %w", err)
-		}
-		g.Seals = uint32(seals)
 		var fs unix.Statfs_t
 		if err := unix.Fstatfs(fd, &fs); err != nil {
 			return fmt.Errorf("statfs: %w", err)
@@ -85,21 +84,26 @@ func (s *survey) readGhost(it *item, fd int, st *unix.Stat_t, g *filespb.Ghost) 
 			s.block(it, name+": has huge pages, which are not carried", "")
 			return nil
 		}
-	} else {
+	} else if st.Mode&unix.S_IFMT == unix.S_IFREG {
 		g.Unnamed = filepath.Base(string(g.Path)) == fmt.Sprintf("#%d", st.Ino)
+	}
+	g.Mode, g.Uid, g.Gid = st.Mode, st.Uid, st.Gid
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		s.report.Add(it.res, sdk.LevelOK, "ok, will be made and deleted again", "")
+		return nil
 	}
 	limit, err := s.ghostLimit()
 	if err != nil {
 		return err
 	}
 	used := st.Blocks * 512
-	if used > limit && !g.Memory {
+	if used > limit && !g.Memory && g.Carried == nil {
 		s.report.Add(it.res, sdk.LevelFlag, fmt.Sprintf("%s: %d bytes of a file without a name would go into the image", name, used),
 			fmt.Sprintf("--%s %d", ghostOption, used))
 	} else {
 		s.report.Add(it.res, sdk.LevelOK, fmt.Sprintf("ok, %d bytes go into the image", used), "")
 	}
-	g.Mode, g.Uid, g.Gid, g.Size = st.Mode, st.Uid, st.Gid, st.Size
+	g.Size = st.Size
 	g.Atime, g.Mtime = st.Atim.Nano(), st.Mtim.Nano()
 	self := fmt.Sprintf("/proc/self/fd/%d", fd)
 	if g.Attributes, err = readAttributes(self); err != nil {
@@ -110,6 +114,13 @@ func (s *survey) readGhost(it *item, fd int, st *unix.Stat_t, g *filespb.Ghost) 
 		return err
 	}
 	defer file.Close()
+	if g.Memory {
+		seals, err := unix.FcntlInt(file.Fd(), unix.F_GET_SEALS, 0)
+		if err != nil {
+			return fmt.Errorf("get seals: %w", err)
+		}
+		g.Seals = uint32(seals)
+	}
 	g.Extents, err = readExtents(file, g.Size)
 	return err
 }

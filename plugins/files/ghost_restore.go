@@ -1,6 +1,7 @@
 package files
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/firn-cr/firn/plugins/files/filespb"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/openfile"
 )
 
 // ghostSet is a file without a name as the records describe it.
@@ -40,16 +42,19 @@ func (im *image) addGhost(r sdk.Record) error {
 	return nil
 }
 
-// makeGhost makes a file without a name and fills it. The descriptor is for
+// makeGhost makes a file whose content is in the image. The descriptor is for
 // opening it again.
-func makeGhost(g *ghostSet, records sdk.Records) (err error) {
+func (r *restore) makeGhost(ctx context.Context, object uint64, g *ghostSet) (err error) {
 	if len(g.content) != len(g.msg.GetExtents()) {
 		return fmt.Errorf("%d of %d pieces of content: %w", len(g.content), len(g.msg.GetExtents()), sdk.ErrCorrupt)
+	}
+	if g.msg.GetCarried() != nil {
+		return r.makeCarried(ctx, object, g)
 	}
 	if g.fd, err = createGhost(g.msg); err != nil {
 		return err
 	}
-	if err := fillGhost(g, records); err != nil {
+	if err := fillGhost(g, r.req.Records); err != nil {
 		unix.Close(g.fd)
 		g.fd = -1
 		return err
@@ -57,12 +62,30 @@ func makeGhost(g *ghostSet, records sdk.Records) (err error) {
 	return nil
 }
 
-func createGhost(m *filespb.Ghost) (int, error) {
+func createGhost(m *filespb.Ghost) (fd int, err error) {
 	path := string(m.GetPath())
 	if m.GetMemory() {
 		return createMemory(path)
 	}
-	if !m.GetUnnamed() {
+	if m.GetMode()&unix.S_IFMT == unix.S_IFDIR {
+		dir := openfile.Directory{Path: path, Mode: m.GetMode(), UID: m.GetUid(), GID: m.GetGid()}
+		return dir.Make()
+	}
+	fd = -1
+	err = openfile.InDirectory(filepath.Dir(path), func() (err error) {
+		fd, err = createDeleted(path, m.GetUnnamed())
+		return err
+	})
+	if err != nil && fd >= 0 {
+		unix.Close(fd)
+		fd = -1
+	}
+	return fd, err
+}
+
+// createDeleted makes a file in a directory that exists.
+func createDeleted(path string, unnamed bool) (int, error) {
+	if !unnamed {
 		// Made by its name and removed at once: /proc/PID/fd shows the name.
 		const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 		fd, err := unix.Open(path, flags, 0o600)
@@ -119,6 +142,9 @@ func createTemporary(dir string) (int, error) {
 
 func fillGhost(g *ghostSet, records sdk.Records) error {
 	m := g.msg
+	if m.GetMode()&unix.S_IFMT == unix.S_IFDIR {
+		return nil
+	}
 	if m.GetSize() < 0 {
 		return fmt.Errorf("size %d: %w", m.GetSize(), sdk.ErrCorrupt)
 	}
@@ -151,11 +177,6 @@ func fillGhost(g *ghostSet, records sdk.Records) error {
 	if err := setAttributes(g.fd, m.GetAttributes()); err != nil {
 		return err
 	}
-	if m.GetMemory() && m.GetSeals() != 0 {
-		if _, err := unix.FcntlInt(uintptr(g.fd), unix.F_ADD_SEALS, int(m.GetSeals())); err != nil {
-			return fmt.Errorf("seal with %#x: %w", m.GetSeals(), err)
-		}
-	}
 	times := []unix.Timespec{unix.NsecToTimespec(m.GetAtime()), unix.NsecToTimespec(m.GetMtime())}
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", g.fd), times, 0); err != nil {
 		return fmt.Errorf("set times: %w", err)
@@ -165,12 +186,14 @@ func fillGhost(g *ghostSet, records sdk.Records) error {
 
 // checkGhost tells what keeps a file without a name from being made.
 func checkGhost(m *filespb.Ghost) (level sdk.Level, text, help string) {
+	if m.GetCarried() != nil {
+		return checkCarried(m)
+	}
 	if m.GetMemory() {
 		return sdk.LevelOK, "", ""
 	}
-	dir := filepath.Dir(string(m.GetPath()))
-	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
-		return sdk.LevelBlock, fmt.Sprintf("%s (deleted): cannot be made in its directory: %v", m.GetPath(), err), "make the directory " + dir
+	if err := openfile.WritableDirectory(filepath.Dir(string(m.GetPath()))); err != nil {
+		return sdk.LevelBlock, fmt.Sprintf("%s (deleted): cannot be made in its directory: %v", m.GetPath(), err), ""
 	}
 	return sdk.LevelOK, "", ""
 }

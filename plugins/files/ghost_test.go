@@ -163,6 +163,7 @@ func TestGhostRefused(t *testing.T) {
 	other := deleted(t, filepath.Join(dir, "g"))
 	trip := fdtest.Dump(t, New(), nil, other)
 	os.RemoveAll(dir)
+	write(t, dir, "in the way")
 	if b := sdktest.Blockers(trip.CheckImage()); len(b) != 1 || !strings.Contains(b[0], "cannot be made in its directory") {
 		t.Errorf("findings %q", b)
 	}

@@ -15,16 +15,28 @@ import (
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
-// LinkFiles implements [sdk.FileLinker]: it fills the epoll instances, takes
-// the locks of processes, and sets who gets the signals of files. The tasks do
-// the first two themselves: an entry of an instance is a file and its number,
-// and a lock has an owner.
+// LinkFiles implements [sdk.FileLinker]: it opens pidfds of threads, fills the
+// epoll instances, takes the locks of processes, and sets who gets the signals
+// of files. The tasks do epoll and locks themselves: an entry of an instance is
+// a file and its number, and a lock has an owner.
 func (p *plugin) LinkFiles(ctx context.Context, req *sdk.RestoreRequest) error {
 	im, err := readImage(req.Records)
 	if err != nil {
 		return err
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	l := &linker{tree: req.Tree, byTask: map[sdk.TaskID]*linkTape{}}
+	// First, as an epoll instance may watch them.
+	for _, r := range im.pidfds {
+		fd, err := p.madeFD(r.object)
+		if err == nil {
+			err = l.pidfd(req, r.object, r.msg, fd)
+		}
+		if err != nil {
+			return fmt.Errorf("link object %d: %w", r.object, err)
+		}
+	}
 	for _, e := range im.epolls {
 		if err := l.epoll(e.object, e.msg); err != nil {
 			return err
@@ -38,14 +50,10 @@ func (p *plugin) LinkFiles(ctx context.Context, req *sdk.RestoreRequest) error {
 	if err := l.run(ctx, req.Host); err != nil {
 		return err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	for i := range im.states {
-		fd, ok := p.made[im.states[i].Object]
-		if !ok {
-			return fmt.Errorf("link object %d: it was not restored: %w", im.states[i].Object, sdk.ErrCorrupt)
+		if im.states[i].FD, err = p.madeFD(im.states[i].Object); err != nil {
+			return fmt.Errorf("link object %d: %w", im.states[i].Object, err)
 		}
-		im.states[i].FD = fd
 	}
 	return openfile.SetStates(ctx, req, im.states)
 }

@@ -1,9 +1,7 @@
 package files
 
 import (
-	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -87,8 +85,8 @@ func (s *survey) readLocks(it *item) error {
 			continue
 		}
 		info, err := procfs.ReadFDInfo(p.PID, ref.FD)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // closed since; the tree is not frozen
+		if s.gone(err) {
+			continue
 		}
 		if err != nil {
 			return err

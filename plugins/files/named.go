@@ -55,7 +55,7 @@ func (s *survey) examineNamed(it *item) error {
 		msg.Identity = identity(&st)
 	}
 	it.msg = msg
-	return nil
+	return s.examineCarried(it, msg)
 }
 
 // same tells whether a path leads to the file that is open.
@@ -80,8 +80,8 @@ func (s *survey) examineUnreachable(it *item, msg *filespb.Named) error {
 		s.block(it, f.Link+": the path leads to another file now, or only in another root or mount namespace", "")
 	case !ours:
 		s.block(it, f.Link+": a file without a name, on a mount that cannot be reached", "")
-	case f.Type != sdk.TypeRegular:
-		s.block(it, f.Link+": only regular files are carried without a name", "")
+	case f.Type != sdk.TypeRegular && f.Type != sdk.TypeDirectory:
+		s.block(it, f.Link+": only regular files and directories are carried without a name", "")
 	default:
 		return s.examineGhost(it, msg, &filespb.Ghost{Path: []byte(path)})
 	}
@@ -103,14 +103,13 @@ func nanoseconds(t unix.StatxTimestamp) int64 { return t.Sec*1e9 + int64(t.Nsec)
 
 // checkNamed compares the file that a path leads to now with the one of the
 // checkpoint. The level is [sdk.LevelOK] if there is nothing to say.
-//
-// The same file (by inode and time of creation) may have grown: logs do. A
-// different file is accepted if it has the same size and modification time, as
-// a copy on another machine has that keeps times.
-func checkNamed(n *filespb.Named) (level sdk.Level, text, help string) {
+func (p policies) checkNamed(n *filespb.Named) (level sdk.Level, text, help string) {
 	path := string(n.GetPath())
 	if n.GetProcess() != 0 || n.GetGhost() != 0 {
 		return sdk.LevelOK, "", "" // comes with the process, or with the image
+	}
+	if len(n.GetLink()) > 0 {
+		path = string(n.GetLink())
 	}
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, statxMask, &st)
@@ -135,28 +134,7 @@ func checkNamed(n *filespb.Named) (level sdk.Level, text, help string) {
 			return sdk.LevelBlock, fmt.Sprintf("%s: cannot be written: %v", path, err), ""
 		}
 	}
-	return compare(path, was, is)
-}
-
-// compare compares two regular files.
-func compare(path string, was, is *filespb.Identity) (level sdk.Level, text, help string) {
-	if is.Size < was.GetSize() {
-		return sdk.LevelBlock, fmt.Sprintf("%s: has %d bytes, had %d", path, is.Size, was.GetSize()),
-			"put back the file of the checkpoint"
-	}
-	sameFile := is.Ino == was.GetIno() &&
-		(is.Dev == was.GetDev() || is.Btime != 0 && is.Btime == was.GetBtime())
-	switch {
-	case is.Size == was.GetSize() && is.Mtime == was.GetMtime():
-		return sdk.LevelOK, "", ""
-	case !sameFile:
-		return sdk.LevelBlock, fmt.Sprintf("%s: is another file than at the checkpoint (inode %d, was %d; modified %s, was %s)",
-				path, is.Ino, was.GetIno(), stamp(is.Mtime), stamp(was.GetMtime())),
-			"put back the file of the checkpoint, or a copy that keeps its times (cp -p)"
-	case is.Size > was.GetSize():
-		return sdk.LevelNote, fmt.Sprintf("%s: has grown from %d to %d bytes", path, was.GetSize(), is.Size), ""
-	}
-	return sdk.LevelNote, fmt.Sprintf("%s: was modified at %s", path, stamp(is.Mtime)), ""
+	return p.of(string(n.GetPath())).compare(path, was, is)
 }
 
 func stamp(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
@@ -204,7 +182,7 @@ func (r *restore) finishNamed(fd int, n *filespb.Named) error {
 		if st.Mode&unix.S_IFMT != id.GetMode()&unix.S_IFMT {
 			return fmt.Errorf("is %s, was %s: %w", typeName(st.Mode), typeName(id.GetMode()), sdk.ErrChanged)
 		}
-		if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size < id.GetSize() && flags&unix.O_PATH == 0 {
+		if st.Mode&unix.S_IFMT == unix.S_IFREG && flags&unix.O_PATH == 0 && !r.policies.of(string(n.GetPath())).shorter(&st, id) {
 			return fmt.Errorf("has %d bytes, had %d: %w", st.Size, id.GetSize(), sdk.ErrChanged)
 		}
 	}

@@ -17,6 +17,8 @@ import (
 type outsiders struct {
 	free map[fileKey]bool   // looked for; nobody has it
 	held map[fileKey]string // a process that has it
+	// ttys are pseudo-terminals that were looked for, by device; nobody has them.
+	ttys map[uint64]bool
 }
 
 // holder names a process outside the tree that has the file open.
@@ -26,7 +28,7 @@ func (o *outsiders) holder(k fileKey) (string, bool) {
 }
 
 // look searches for what is not known to be free.
-func (o *outsiders) look(tree *sdk.Tree, s *search) error {
+func (o *outsiders) look(tree *sdk.Tree, s *search, running bool) error {
 	for ino, k := range s.pipes {
 		if o.free[k] {
 			delete(s.pipes, ino)
@@ -40,7 +42,7 @@ func (o *outsiders) look(tree *sdk.Tree, s *search) error {
 	if len(s.pipes)+len(s.others) == 0 {
 		return nil
 	}
-	held, err := s.run(tree)
+	held, err := s.run(tree, running)
 	if err != nil {
 		return err
 	}
@@ -49,7 +51,7 @@ func (o *outsiders) look(tree *sdk.Tree, s *search) error {
 	}
 	o.held = held
 	free := func(k fileKey) {
-		if _, ok := held[k]; !ok {
+		if _, ok := held[k]; !ok && !s.young[k] {
 			o.free[k] = true
 		}
 	}
@@ -70,6 +72,9 @@ type search struct {
 	fifos  bool
 	buf    [4096]byte
 	found  map[fileKey]string
+	// young are those that processes of the tree have which it does not list:
+	// they may leave it until the freeze.
+	young map[fileKey]bool
 }
 
 // search returns what of the survey others may have open.
@@ -82,38 +87,52 @@ func (s *survey) search() *search {
 			out.pipes[p.key.ino] = p.key
 		}
 	}
-	for k := range s.ghosts {
-		out.others[k] = true
+	for k, g := range s.ghosts {
+		if g.msg.Carried == nil { // others may go on with what has a name
+			out.others[k] = true
+		}
 	}
 	return out
 }
 
-func (s *search) run(tree *sdk.Tree) (map[fileKey]string, error) {
+// run looks at all processes. Of a tree that runs there may be processes by now
+// that the tree does not have yet.
+func (s *search) run(tree *sdk.Tree, running bool) (map[fileKey]string, error) {
+	s.found, s.young = map[fileKey]string{}, map[fileKey]bool{}
+	return s.found, eachOutside(tree, running, s.process)
+}
+
+// eachOutside calls look for every process that is not in the tree, nor this
+// one. Of a tree that runs, a process that turns out to have something may be
+// ours all the same: look asks then.
+func eachOutside(tree *sdk.Tree, running bool, look func(pid string, ours func() bool)) error {
 	skip := map[int]bool{os.Getpid(): true}
 	for i := range tree.Processes {
 		skip[tree.Processes[i].TGID()] = true
 	}
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
+		return fmt.Errorf("list processes: %w", err)
 	}
-	s.found = map[fileKey]string{}
 	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil && !skip[pid] {
-			s.process(name)
+		pid, err := strconv.Atoi(name)
+		if err != nil || skip[pid] {
+			continue
 		}
+		look(name, func() bool { return running && descends(tree, pid) })
 	}
-	return s.found, nil
+	return nil
 }
 
-// process looks through one process. What ended meanwhile or cannot be looked
-// into (another user's, without rights) has nothing to tell.
-func (s *search) process(pid string) {
+// process looks through one process, unless it turns out to be one of ours. What
+// ended meanwhile or cannot be looked into (another user's, without rights) has
+// nothing to tell.
+func (s *search) process(pid string, ours func() bool) {
 	dir, err := os.Open("/proc/" + pid + "/fd")
 	if err != nil {
 		return
@@ -126,6 +145,10 @@ func (s *search) process(pid string) {
 	for _, fd := range fds {
 		k, ok := s.match(int(dir.Fd()), fd)
 		if !ok {
+			continue
+		}
+		if ours() {
+			s.young[k] = true
 			continue
 		}
 		if _, seen := s.found[k]; !seen {

@@ -65,7 +65,7 @@ func (s *survey) examineShared(known *outsiders) error {
 	if known == nil {
 		known = &outsiders{}
 	}
-	if err := known.look(s.sess.Tree, s.search()); err != nil {
+	if err := known.look(s.sess.Tree, s.search(), !s.frozen); err != nil {
 		return err
 	}
 	for k, g := range s.ghosts {
@@ -74,7 +74,7 @@ func (s *survey) examineShared(known *outsiders) error {
 		}
 	}
 	for _, p := range s.pipes {
-		if err := s.examinePipe(p, known); err != nil {
+		if err := s.examinePipe(p, known); err != nil && !s.gone(err) {
 			return fmt.Errorf("examine %s of task %d: %w", p.name(), p.ends[0].res.Task, err)
 		}
 	}
@@ -83,12 +83,8 @@ func (s *survey) examineShared(known *outsiders) error {
 
 func (s *survey) examinePipe(p *pipe, known *outsiders) error {
 	first := p.ends[0]
-	if p.fifo() && !s.examineFIFOPath(p) {
-		return nil
-	}
 	if holder, ok := known.holder(p.key); ok {
-		s.block(first, fmt.Sprintf("%s: is also open in %s, which is outside the tree", p.name(), holder), "")
-		return nil
+		return s.outside(p, fmt.Sprintf("%s: is also open in %s, which is outside the tree", p.name(), holder))
 	}
 	fd, err := s.access.Dup(first.res)
 	if err != nil {
@@ -96,14 +92,13 @@ func (s *survey) examinePipe(p *pipe, known *outsiders) error {
 	}
 	defer unix.Close(fd)
 	msg := &filespb.Pipe{Id: first.res.Object, HadWriter: true}
-	if p.fifo() {
-		msg.Path = []byte(p.name())
+	if p.fifo() && !s.examineFIFOPath(p, fd, msg) {
+		return nil
 	}
 	if outside, err := s.peerOutside(p, msg); err != nil {
 		return err
 	} else if outside {
-		s.block(first, p.name()+": its other end is held outside the tree", "")
-		return nil
+		return s.outside(p, p.name()+": its other end is held outside the tree")
 	}
 	size, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0)
 	if err != nil {
@@ -124,16 +119,25 @@ func (s *survey) examinePipe(p *pipe, known *outsiders) error {
 	return nil
 }
 
-// examineFIFOPath tells whether the path of a FIFO still leads to it.
-func (s *survey) examineFIFOPath(p *pipe) bool {
+// examineFIFOPath notes the path of a FIFO, and tells whether it still leads to
+// it or the FIFO has no name any more.
+func (s *survey) examineFIFOPath(p *pipe, fd int, msg *filespb.Pipe) bool {
 	f := p.ends[0].file()
-	var st unix.Stat_t
-	if err := unix.Lstat(f.Link, &st); err == nil && st.Dev == f.Dev && st.Ino == f.Ino {
+	var named, st unix.Stat_t
+	if err := unix.Lstat(f.Link, &named); err == nil && named.Dev == f.Dev && named.Ino == f.Ino {
+		msg.Path = []byte(f.Link)
 		return true
 	}
-	if path, ok := strings.CutSuffix(f.Link, deletedSuffix); ok {
-		s.block(p.ends[0], path+" (deleted): deleted FIFOs are not carried", "")
-	} else {
+	path, deleted := strings.CutSuffix(f.Link, deletedSuffix)
+	err := unix.Fstat(fd, &st)
+	switch {
+	case err == nil && deleted && st.Nlink == 0:
+		msg.Path, msg.Deleted = []byte(path), true
+		msg.Mode, msg.Uid, msg.Gid = st.Mode, st.Uid, st.Gid
+		return true
+	case deleted:
+		s.block(p.ends[0], path+" (deleted): the FIFO has another name, which is not known", "")
+	default:
 		s.block(p.ends[0], f.Link+": the path leads to another file now, or only in another root or mount namespace", "")
 	}
 	return false
@@ -172,6 +176,9 @@ func (s *survey) peerOutside(p *pipe, msg *filespb.Pipe) (bool, error) {
 // dumpPipe emits what the ends of a pipe share.
 func (s *survey) dumpPipe(ctx context.Context, out sdk.Emitter, p *pipe) error {
 	first := p.ends[0]
+	if first.kind == kindExternal {
+		return nil
+	}
 	if p.msg == nil {
 		return fmt.Errorf("dump %s of task %d: %w", p.name(), first.res.Task, sdk.ErrUnsupported)
 	}

@@ -3,6 +3,7 @@ package files
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -102,12 +103,44 @@ func fill(w int, s *pipeSet) error {
 	return nil
 }
 
+// openFIFO opens a FIFO with O_PATH, a deleted one after it was made again.
+func openFIFO(p *filespb.Pipe) (fd int, err error) {
+	path := string(p.GetPath())
+	open := func() (err error) {
+		if fd, err = unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("open: %w", err)
+		}
+		return nil
+	}
+	if !p.GetDeleted() {
+		return fd, open()
+	}
+	err = openfile.InDirectory(filepath.Dir(path), func() error {
+		err := unix.Mkfifo(path, 0o600)
+		for i := 0; errors.Is(err, unix.EEXIST) && i < 100; i++ {
+			path = fmt.Sprintf("%s.firn-%d", p.GetPath(), i)
+			err = unix.Mkfifo(path, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("make: %w", err)
+		}
+		err = open()
+		if err == nil {
+			err = unix.Chown(path, int(p.GetUid()), int(p.GetGid()))
+		}
+		if err == nil {
+			err = unix.Chmod(path, p.GetMode()&0o7777)
+		}
+		return errors.Join(err, unix.Unlink(path))
+	})
+	return fd, err
+}
+
 // restoreFIFO opens a FIFO by its path and fills it.
 func restoreFIFO(s *pipeSet) (fds map[uint64]int, err error) {
-	path := string(s.pipe.GetPath())
-	node, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	node, err := openFIFO(s.pipe)
 	if err != nil {
-		return nil, fmt.Errorf("open: %w", err)
+		return nil, err
 	}
 	defer unix.Close(node)
 	var st unix.Stat_t

@@ -279,7 +279,27 @@ func TestFIFORefused(t *testing.T) {
 	c := startChild(t, "open-fifo", path)
 	blocked(t, fd, fmt.Sprintf("is also open in task %d", c.pid))
 	os.Remove(path)
-	blocked(t, fd, "deleted FIFOs are not carried")
+	blocked(t, fd, "(deleted): is also open in task")
+}
+
+// TestPipeOfNewProcess: while the tree runs, a process of it that is younger than
+// the list of them is not outside.
+func TestPipeOfNewProcess(t *testing.T) {
+	r, w := pipe2(t, 0)
+	defer unix.Close(r)
+	defer unix.Close(w)
+	startChild(t, "hold", "", fileOf(t, w))
+	sess := &sdk.Session{Tree: sdktest.Tree(os.Getpid()), Resources: fdtest.Resources(t, r, w)}
+	for _, frozen := range []bool{false, true} {
+		s, err := newSurvey(t.Context(), sess, nil, frozen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.close()
+		if f := s.report.Findings(); (len(f) > 0) != frozen {
+			t.Errorf("frozen %t: %+v", frozen, f)
+		}
+	}
 }
 
 func TestFIFOChanged(t *testing.T) {

@@ -22,6 +22,16 @@ const (
 	kindTimerfd  uint32 = 9
 	kindGhost    uint32 = 10
 	kindContent  uint32 = 11
+	kindInotify  uint32 = 20
+	kindFanotify uint32 = 21
+	kindPidfd    uint32 = 22
+
+	kindNamespace uint32 = 23
+	kindExternal  uint32 = 24
+
+	kindPty      uint32 = 40
+	kindTtyEnd   uint32 = 41
+	kindTerminal uint32 = 42
 )
 
 // devices are the character devices that have no state, by their minor number
@@ -42,6 +52,9 @@ const (
 	anonEpoll    = "[eventpoll]"
 	anonSignalfd = "[signalfd]"
 	anonTimerfd  = "[timerfd]"
+	anonInotify  = "inotify" // without brackets, unlike all others
+	anonFanotify = "[fanotify]"
+	anonPidfd    = "[pidfd]"
 )
 
 // plugin carries files.
@@ -51,8 +64,14 @@ type plugin struct {
 	frozen *survey
 	// known remembers what was looked for in other processes before the freeze.
 	known *outsiders
+	// traces are names that this process made.
+	traces traces
+	// carried are files that wait for their names.
+	carried []*carriedFile
 	// made are the restored descriptors of this process, by object.
 	made map[uint64]int
+	// resized is the process group to be told that its terminal has another size.
+	resized sdk.TaskID
 }
 
 // New returns the plugin.
@@ -73,13 +92,14 @@ func (*plugin) Describe() sdk.Description {
 			Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: devMajor, Minor: minor},
 		})
 	}
-	for _, name := range []string{anonEventfd, anonEpoll, anonSignalfd, anonTimerfd} {
+	claims = append(claims, terminalClaims()...)
+	for _, name := range []string{anonEventfd, anonEpoll, anonSignalfd, anonTimerfd, anonInotify, anonFanotify, anonPidfd} {
 		claims = append(claims, sdk.Claim{Kind: sdk.KindFile, Anon: name})
 	}
 	return sdk.Description{
 		Name:    "files",
 		Version: "0.1.0",
-		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, eventfd, epoll, signalfd, timerfd",
+		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, terminals, eventfd, epoll, signalfd, timerfd, inotify, fanotify, pidfd, namespaces",
 		Claims:  claims,
 		Records: []sdk.RecordType{
 			{Kind: kindNamed, Version: 1, Message: &filespb.Named{}},
@@ -93,6 +113,14 @@ func (*plugin) Describe() sdk.Description {
 			{Kind: kindTimerfd, Version: 1, Message: &filespb.Timerfd{}},
 			{Kind: kindGhost, Version: 1, Message: &filespb.Ghost{}},
 			{Kind: kindContent, Version: 1, Name: "content"},
+			{Kind: kindInotify, Version: 1, Message: &filespb.Inotify{}},
+			{Kind: kindFanotify, Version: 1, Message: &filespb.Fanotify{}},
+			{Kind: kindPidfd, Version: 1, Message: &filespb.Pidfd{}},
+			{Kind: kindNamespace, Version: 1, Message: &filespb.Namespace{}},
+			{Kind: kindExternal, Version: 1, Message: &filespb.External{}},
+			{Kind: kindPty, Version: 1, Message: &filespb.Pty{}},
+			{Kind: kindTtyEnd, Version: 1, Message: &filespb.TtyEnd{}},
+			{Kind: kindTerminal, Version: 1, Message: &filespb.Terminal{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE"},
 	}

@@ -19,8 +19,15 @@ const newPIDNamespace = "new-pid-namespace"
 // mountTable are the mounts of this process, by id.
 type mountTable struct {
 	once sync.Once
+	list []procfs.Mount
 	byID map[int]procfs.Mount
 	err  error
+}
+
+// all returns the mounts in the order of mountinfo.
+func (m *mountTable) all() ([]procfs.Mount, error) {
+	_, _, err := m.get(0)
+	return m.list, err
 }
 
 // get returns a mount; false if it is none of this process: the kernel's own,
@@ -31,6 +38,7 @@ func (m *mountTable) get(id int) (procfs.Mount, bool, error) {
 		if mounts, m.err = procfs.Mounts(os.Getpid()); m.err != nil {
 			return
 		}
+		m.list = mounts
 		m.byID = map[int]procfs.Mount{}
 		for i := range mounts {
 			m.byID[mounts[i].ID] = mounts[i]
@@ -84,6 +92,10 @@ func (r *restore) reopenNamed(n *filespb.Named) (path string, fd int, err error)
 			return path, -1, fmt.Errorf("file %d without a name is not in the image: %w", n.GetGhost(), sdk.ErrCorrupt)
 		}
 		fd, err = reopenFD(g.fd, flags)
+		return path, fd, err
+	}
+	if len(n.GetLink()) > 0 {
+		fd, err = openLinked(n, flags)
 		return path, fd, err
 	}
 	if id := sdk.TaskID(n.GetProcess()); id != 0 {

@@ -6,142 +6,10 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/firn-cr/firn/plugins/files/filespb"
 	"github.com/firn-cr/firn/sdk"
-	"github.com/firn-cr/firn/sdk/kern"
 	"github.com/firn-cr/firn/sdk/openfile"
 )
-
-const fifoMode = unix.S_IFIFO
-
-// image is what the records of an image say, by kind.
-type image struct {
-	named     []record[*filespb.Named]
-	devices   []record[*filespb.Device]
-	eventfds  []record[*filespb.Eventfd]
-	signalfds []record[*filespb.Signalfd]
-	timerfds  []record[*filespb.Timerfd]
-	epolls    []record[*filespb.Epoll]
-	pipes     []*pipeSet
-	// ghosts are by object; ghostOrder is the order of their records.
-	ghosts     map[uint64]*ghostSet
-	ghostOrder []uint64
-	// states are set when all tasks exist.
-	states []openfile.State
-}
-
-// message is a record of one description.
-type message interface {
-	proto.Message
-	GetDescription() *filespb.Description
-}
-
-// record is a record that was decoded.
-type record[M message] struct {
-	object uint64
-	msg    M
-}
-
-func readImage(records sdk.Records) (*image, error) {
-	im := &image{ghosts: map[uint64]*ghostSet{}}
-	pipes := map[uint64]*pipeSet{}
-	for r, err := range records.All() {
-		if err == nil {
-			err = im.add(r, pipes)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return im, nil
-}
-
-func (im *image) add(r sdk.Record, pipes map[uint64]*pipeSet) error {
-	switch r.Kind {
-	case kindNamed:
-		return decode(im, r, &filespb.Named{}, &im.named)
-	case kindDevice:
-		return decode(im, r, &filespb.Device{}, &im.devices)
-	case kindEventfd:
-		return decode(im, r, &filespb.Eventfd{}, &im.eventfds)
-	case kindSignalfd:
-		return decode(im, r, &filespb.Signalfd{}, &im.signalfds)
-	case kindTimerfd:
-		return decode(im, r, &filespb.Timerfd{}, &im.timerfds)
-	case kindEpoll:
-		return decode(im, r, &filespb.Epoll{}, &im.epolls)
-	case kindGhost, kindContent:
-		return im.addGhost(r)
-	case kindPipe, kindPipeData, kindPipeEnd:
-		return im.addPipe(r, pipes)
-	}
-	return fmt.Errorf("record kind %d: %w", r.Kind, sdk.ErrVersion)
-}
-
-func decode[M message](im *image, r sdk.Record, m M, list *[]record[M]) error {
-	if err := r.Decode(m); err != nil {
-		return err
-	}
-	*list = append(*list, record[M]{object: r.Object, msg: m})
-	im.state(r.Object, m.GetDescription())
-	return nil
-}
-
-// state notes what has to be set later.
-func (im *image) state(object uint64, d *filespb.Description) {
-	o := d.GetOwner()
-	if o == nil && d.GetFlags()&unix.O_ASYNC == 0 {
-		return
-	}
-	s := openfile.State{Object: object, Flags: d.GetFlags()}
-	if o != nil {
-		s.Owner = &kern.FileOwner{
-			Type: kern.OwnerType(o.GetType()), ID: int(o.GetTask()), Signal: int(o.GetSignal()), UID: o.GetUid(), EUID: o.GetEuid(),
-		}
-	}
-	im.states = append(im.states, s)
-}
-
-func (im *image) addPipe(r sdk.Record, pipes map[uint64]*pipeSet) error {
-	var id uint64
-	switch r.Kind {
-	case kindPipe:
-		m := &filespb.Pipe{}
-		if err := r.Decode(m); err != nil {
-			return err
-		}
-		if pipes[m.GetId()] != nil {
-			return &sdk.CorruptError{What: "record", Kind: r.Kind, Object: r.Object, Err: fmt.Errorf("second pipe %d", m.GetId())}
-		}
-		s := &pipeSet{pipe: m}
-		pipes[m.GetId()] = s
-		im.pipes = append(im.pipes, s)
-		return nil
-	case kindPipeData:
-		m := &filespb.PipeData{}
-		if err := r.Decode(m); err != nil {
-			return err
-		}
-		if id = m.GetPipe(); pipes[id] != nil {
-			pipes[id].data = append(pipes[id].data, m)
-		}
-	case kindPipeEnd:
-		m := &filespb.PipeEnd{}
-		if err := r.Decode(m); err != nil {
-			return err
-		}
-		if id = m.GetPipe(); pipes[id] != nil {
-			pipes[id].ends = append(pipes[id].ends, pipeEnd{r.Object, m.GetDescription().GetFlags()})
-			im.state(r.Object, m.GetDescription())
-		}
-	}
-	if pipes[id] == nil {
-		return &sdk.CorruptError{What: "record", Kind: r.Kind, Object: r.Object, Err: fmt.Errorf("no pipe %d", id)}
-	}
-	return nil
-}
 
 // restore is one restore of the files of a tree.
 type restore struct {
@@ -151,6 +19,12 @@ type restore struct {
 	// the session ends.
 	made   map[uint64]int
 	ghosts map[uint64]*ghostSet
+	traces *traces
+	// carried are the files that wait for their names.
+	carried  []*carriedFile
+	policies policies
+	// inherited are descriptors of the restorer, by object.
+	inherited map[uint64]int
 }
 
 // provide hands an object to the host.
@@ -167,12 +41,19 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 	if err != nil {
 		return err
 	}
-	r := &restore{req: req, made: map[uint64]int{}, ghosts: im.ghosts}
+	r := &restore{req: req, made: map[uint64]int{}, ghosts: im.ghosts, traces: &p.traces}
+	if r.policies, err = readPolicies(req.Session); err != nil {
+		return err
+	}
+	if r.inherited, err = inherited(req.Session); err != nil {
+		return err
+	}
+	p.traces.begin()
 	defer p.keep(r)
 	defer r.closeGhosts()
 	for _, object := range im.ghostOrder {
-		if err := makeGhost(im.ghosts[object], req.Records); err != nil {
-			return fmt.Errorf("restore %s (deleted): %w", im.ghosts[object].msg.GetPath(), err)
+		if err := r.makeGhost(ctx, object, im.ghosts[object]); err != nil {
+			return fmt.Errorf("restore the content of %s: %w", im.ghosts[object].msg.GetPath(), err)
 		}
 	}
 	for _, s := range im.pipes {
@@ -180,29 +61,32 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 			return err
 		}
 	}
-	if err := each(ctx, r, "open", im.devices, openDevice); err != nil {
-		return err
+	for _, open := range []func() error{
+		func() error { return r.restoreTerminals(ctx, &im.terminals) },
+		func() error { return each(ctx, r, im.devices, openDevice) },
+		func() error { return each(ctx, r, im.eventfds, makeEventfd) },
+		func() error { return each(ctx, r, im.signalfds, makeSignalfd) },
+		func() error { return each(ctx, r, im.timerfds, makeTimerfd) },
+		func() error { return each(ctx, r, im.epolls, makeEpoll) },
+		func() error { return each(ctx, r, im.inotifies, makeInotify) },
+		func() error { return each(ctx, r, im.fanotifies, makeFanotify) },
+		func() error { return each(ctx, r, im.pidfds, r.makePidfd) },
+		func() error { return each(ctx, r, im.namespaces, r.openNamespace) },
+		func() error { return each(ctx, r, im.externals, openExternal) },
+		func() error { return each(ctx, r, im.named, r.openNamed) },
+	} {
+		if err := open(); err != nil {
+			return err
+		}
 	}
-	if err := each(ctx, r, "make", im.eventfds, makeEventfd); err != nil {
-		return err
-	}
-	if err := each(ctx, r, "make", im.signalfds, makeSignalfd); err != nil {
-		return err
-	}
-	if err := each(ctx, r, "make", im.timerfds, makeTimerfd); err != nil {
-		return err
-	}
-	if err := each(ctx, r, "make", im.epolls, makeEpoll); err != nil {
-		return err
-	}
-	return each(ctx, r, "open", im.named, r.openNamed)
+	return nil
 }
 
-// keep remembers the descriptors for LinkFiles.
+// keep remembers the descriptors and files for later phases.
 func (p *plugin) keep(r *restore) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.made = r.made
+	p.made, p.carried = r.made, r.carried
 }
 
 // closeGhosts closes the descriptors through which ghosts were opened.
@@ -216,17 +100,27 @@ func (r *restore) closeGhosts() {
 }
 
 // each makes the objects of one kind, on all processors.
-func each[M message](ctx context.Context, r *restore, verb string, recs []record[M], open func(M) (int, error)) error {
-	return openfile.Each(ctx, len(recs), func(i int) error {
-		fd, err := open(recs[i].msg)
+func each[M message](ctx context.Context, r *restore, recs []record[M], open func(M) (int, error)) error {
+	return openfile.Each(ctx, len(recs), func(i int) (err error) {
+		var fd int
+		if n, ok := r.inherited[recs[i].object]; ok {
+			fd, err = openInherited(n, recs[i].msg.GetDescription().GetFlags())
+		} else {
+			fd, err = open(recs[i].msg)
+		}
 		if err != nil {
-			return fmt.Errorf("%s object %d: %w", verb, recs[i].object, err)
+			return fmt.Errorf("restore object %d: %w", recs[i].object, err)
 		}
 		return r.provide(recs[i].object, fd)
 	})
 }
 
 func (r *restore) pipe(s *pipeSet) error {
+	if len(s.ends) > 0 {
+		if n, ok := r.inherited[s.ends[0].object]; ok {
+			return r.inheritPipe(s, n)
+		}
+	}
 	build, name := restorePipe, fmt.Sprintf("pipe %d", s.pipe.GetId())
 	if len(s.pipe.GetPath()) > 0 {
 		build, name = restoreFIFO, string(s.pipe.GetPath())
@@ -235,6 +129,20 @@ func (r *restore) pipe(s *pipeSet) error {
 	if err != nil {
 		return fmt.Errorf("restore %s: %w", name, err)
 	}
+	return r.provideAll(fds)
+}
+
+// inheritPipe takes a pipe of the restorer. What was in the old one is lost, as
+// it is for everybody who has it.
+func (r *restore) inheritPipe(s *pipeSet, n int) error {
+	fds, err := openEnds(s.ends, func(e pipeEnd) (int, error) { return openInherited(n, e.flags) })
+	if err != nil {
+		return fmt.Errorf("restore pipe %d: %w", s.pipe.GetId(), err)
+	}
+	return r.provideAll(fds)
+}
+
+func (r *restore) provideAll(fds map[uint64]int) error {
 	for object, fd := range fds {
 		if err := r.provide(object, fd); err != nil {
 			return err

@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -24,9 +25,16 @@ type survey struct {
 	// items are parallel to sess.Resources.
 	items []item
 	pipes []*pipe
+	// terminals are set when they were looked at.
+	terminals *terminalSurvey
+	// frozen tells that nothing can change any more.
+	frozen bool
 
 	mu     sync.Mutex
 	ghosts map[fileKey]*ghost
+
+	namesOnce sync.Once
+	names     []string
 }
 
 // item is one open file description. Without a message it cannot be carried,
@@ -41,15 +49,15 @@ type item struct {
 func (it *item) file() *sdk.File { return it.res.File }
 
 // newSurvey looks at every file. known are files that were looked for before in
-// processes outside the tree; it may be nil.
-func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders) (*survey, error) {
-	s := &survey{sess: sess, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
+// processes outside the tree; it may be nil. frozen tells that the tree is.
+func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders, frozen bool) (*survey, error) {
+	s := &survey{sess: sess, frozen: frozen, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
 	for i := range sess.Resources {
 		s.items[i].res = &sess.Resources[i]
 	}
 	err := openfile.Each(ctx, len(s.items), func(i int) error {
 		it := &s.items[i]
-		if err := s.examine(it); err != nil {
+		if err := s.examine(it); err != nil && !s.gone(err) {
 			return fmt.Errorf("examine %s of task %d: %w", openfile.Subject(it.res), it.res.Task, err)
 		}
 		return nil
@@ -60,21 +68,39 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders) (*surve
 	if err == nil {
 		err = s.examineLocks()
 	}
+	if err == nil {
+		err = s.examineWatchers()
+	}
+	if err == nil {
+		err = s.examineTerminals(ctx, known)
+	}
 	if err != nil {
 		s.close()
 		return nil, err
 	}
+	s.noteCarryUnused()
+	s.noteExternalUnused()
 	return s, nil
 }
 
 func (s *survey) close() { s.access.Close() }
 
+// gone tells whether an error says that a task has ended or a file was closed,
+// which a tree that runs may do any time.
+func (s *survey) gone(err error) bool {
+	return !s.frozen && (errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBADF))
+}
+
 // examine finds out what one description is and how it can be carried. Pipes
-// are left to examineShared: their ends are looked at together.
+// and terminals are left to examineShared and examineTerminals: their ends are
+// looked at together. What watches others is left to examineWatchers.
 func (s *survey) examine(it *item) error {
 	f := it.file()
 	if f == nil {
 		return fmt.Errorf("resource of kind %v has no file: %w", it.res.Kind, sdk.ErrCorrupt)
+	}
+	if f.Type != sdk.TypeFIFO && s.isExternal(f.Link) {
+		return s.examineExternal(it)
 	}
 	if f.Flags&unix.O_PATH != 0 {
 		return s.examineNamed(it)
@@ -84,8 +110,14 @@ func (s *survey) examine(it *item) error {
 		s.block(it, f.Link+": sockets are not carried by this plugin", "")
 		return nil
 	case sdk.TypeRegular, sdk.TypeDirectory, sdk.TypeSymlink:
+		if namespaceName(f.Link) != "" {
+			return s.examineNamespace(it)
+		}
 		return s.examineNamed(it)
 	case sdk.TypeChar:
+		if isTerminal(f.Rdev) {
+			return nil
+		}
 		return s.examineDevice(it)
 	case sdk.TypeFIFO:
 		return nil
@@ -99,6 +131,10 @@ func (s *survey) examine(it *item) error {
 		return s.examineSignalfd(it)
 	case anonTimerfd:
 		return s.examineTimerfd(it)
+	case anonPidfd:
+		return s.examinePidfd(it)
+	case anonInotify, anonFanotify:
+		return nil
 	}
 	s.block(it, f.Link+": this kind of file is not carried", "")
 	return nil

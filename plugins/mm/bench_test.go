@@ -101,7 +101,7 @@ func BenchmarkScan(b *testing.B) {
 	s := &sdk.Session{Tree: tree(l.pid), Resources: resources(b, l.pid), Host: &sdktest.Host{Tapes: inquireHere}}
 	d := &dump{emit: newArena(b, &discard{}), files: map[*file]uint32{}}
 	for b.Loop() {
-		spaces, err := p.readSpaces(b.Context(), s, true)
+		spaces, err := p.readSpaces(b.Context(), s, frozen)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -2,8 +2,11 @@ package mm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/plugins/mm/mmpb"
 	"github.com/firn-cr/firn/sdk"
@@ -18,7 +21,14 @@ const noWay = "not carried by this version: end the use of it before the checkpo
 func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Finding, error) {
 	p.forget()
 	p.files.begin()
-	spaces, err := p.readSpaces(ctx, req.Session, req.Frozen)
+	how := running
+	switch {
+	case req.Frozen:
+		how = frozen
+	case req.Preview:
+		how = preview
+	}
+	spaces, err := p.readSpaces(ctx, req.Session, how)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +129,9 @@ func (sp *space) checkModes() []sdk.Finding {
 	if sp.info.mdwe != 0 {
 		found = append(found, sp.block("memory", "memory-deny-write-execute (PR_SET_MDWE)"))
 	}
-	if _, err := sp.vdso(); err != nil {
+	// A process that runs may have ended, or be in the middle of execve(2); of
+	// a frozen one the dump would fail.
+	if _, err := sp.vdso(); err != nil && !gone(err) && !errors.Is(err, unix.EFAULT) {
 		found = append(found, sp.block("vdso", err.Error()))
 	}
 	return found

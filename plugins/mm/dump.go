@@ -22,25 +22,14 @@ func (p *plugin) Prepare(ctx context.Context, req *sdk.PrepareRequest) (*sdk.Pre
 	if spaces == nil {
 		p.files.begin()
 		var err error
-		if spaces, err = p.readSpaces(ctx, req.Session, false); err != nil {
+		if spaces, err = p.readSpaces(ctx, req.Session, preview); err != nil {
 			return nil, err
 		}
 	}
 	resp := &sdk.PrepareResponse{}
-	objects := map[objectKey]bool{}
 	for _, sp := range spaces {
-		resp.RecordBytes += spaceBytes
-		for i := range sp.vmas {
-			v := &sp.vmas[i]
-			resp.RecordBytes += mappingBytes
-			switch {
-			case v.stored():
-				resp.BulkBytes += int64(v.Anonymous + v.Swap)
-			case v.kind == mmpb.Kind_KIND_SHARED && !objects[v.object]:
-				objects[v.object] = true
-				resp.BulkBytes += int64(v.Rss)
-			}
-		}
+		resp.RecordBytes += spaceBytes + int64(len(sp.vmas))*mappingBytes
+		resp.BulkBytes += int64(sp.status.RssAnon + sp.status.VmSwap + sp.status.RssShmem)
 	}
 	resp.RecordBytes += resp.BulkBytes / bulkSize * chunkBytes
 	return resp, nil
@@ -93,7 +82,7 @@ func (p *plugin) frozenSpaces(ctx context.Context, s *sdk.Session) ([]*space, er
 		return spaces, nil
 	}
 	p.files.begin()
-	spaces, err := p.readSpaces(ctx, s, true)
+	spaces, err := p.readSpaces(ctx, s, frozen)
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +228,9 @@ func (d *dump) pages(ctx context.Context, sp *space) (jobs []job, err error) {
 func (d *dump) sharedJobs() ([]job, error) {
 	var jobs []job
 	for _, o := range d.order {
+		if o.segment != nil {
+			continue
+		}
 		runs, err := o.data()
 		if err != nil {
 			return nil, err

@@ -225,7 +225,7 @@ func TestScanMethods(t *testing.T) {
 	needTracing(t)
 	l := startSubject(t, "zoo")
 	p := New().(*plugin)
-	spaces, err := p.readSpaces(t.Context(), &sdk.Session{Tree: tree(l.pid), Resources: resources(t, l.pid)}, true)
+	spaces, err := p.readSpaces(t.Context(), &sdk.Session{Tree: tree(l.pid), Resources: resources(t, l.pid)}, frozen)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,6 +115,11 @@ func (b *builder) mapOne(m *mmpb.Mapping, prot uint32) {
 	case mmpb.Kind_KIND_ZERO:
 		fd, offset = b.openAt(0, nameZero, unix.O_RDONLY), tape.Imm(0)
 	case mmpb.Kind_KIND_SHARED:
+		if s := b.img.shared[m.Source]; s.record.Segment != nil {
+			b.attach(m, s, prot)
+			b.advise(m, adviceBefore)
+			return
+		}
 		if b.img.shared[m.Source].whole == m {
 			flags |= unix.MAP_ANONYMOUS
 			break

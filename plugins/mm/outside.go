@@ -13,13 +13,14 @@ import (
 )
 
 // outsiders finds processes outside of the tree that map shared memory of it:
-// after a restore they would not share it any more. It looks at every process
+// after a restore they would not share it any more. (Who attaches a System V
+// segment is the business of whoever carries these.) It looks at every process
 // of the machine, but only if the tree has such memory.
 func outsiders(ctx context.Context, tr *sdk.Tree, spaces []*space) (map[objectKey]int, error) {
 	objects := map[objectKey]bool{}
 	for _, sp := range spaces {
 		for i := range sp.vmas {
-			if v := &sp.vmas[i]; v.object != (objectKey{}) {
+			if v := &sp.vmas[i]; v.object != (objectKey{}) && !v.object.segment() {
 				objects[v.object] = true
 			}
 		}
@@ -62,7 +63,7 @@ func sharedIn(b []byte) []objectKey {
 			continue
 		}
 		if s := (procfs.Smap{Mapping: m}); isShared(&s) {
-			keys = append(keys, objectKey{m.Dev, m.Ino})
+			keys = append(keys, objectKey{dev: m.Dev, ino: m.Ino})
 		}
 	}
 	return keys

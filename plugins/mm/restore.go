@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/plugins/mm/mmpb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
@@ -70,7 +71,7 @@ func (p *plugin) loadImage(records sdk.Records) (*image, error) {
 func restoreShared(ctx context.Context, img *image, records sdk.Records) ([]*restoredShared, error) {
 	var objects []*restoredShared
 	for _, s := range img.shared {
-		if s.whole != nil || s.users == 0 {
+		if s.whole != nil || s.users == 0 || s.record.Segment != nil {
 			continue
 		}
 		o, err := createShared(s)
@@ -172,6 +173,14 @@ func (b *builder) scratch(reserved sdk.AddrRange, kept []procfs.Mapping) (uint64
 	used = append(used, run{reserved.Start, reserved.End})
 	slices.SortFunc(used, func(a, b run) int { return compare(a.start, b.start) })
 	need := max(roundUp(maxAuxv), vdsoSize(vdso))
+	for _, m := range b.sp.mappings {
+		if m.Kind != mmpb.Kind_KIND_SHARED {
+			continue
+		}
+		if s := b.img.shared[m.Source]; s.record.Segment != nil && !s.shows(m) {
+			need = max(need, roundUp(s.record.Size))
+		}
+	}
 	at := uint64(lowest)
 	for _, u := range used {
 		if u.start >= at+need {

@@ -11,15 +11,18 @@ import (
 
 	"github.com/firn-cr/firn/plugins/mm/mmpb"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/tape"
 )
 
-// sharedObject is shared anonymous memory of the frozen tree.
+// sharedObject is shared memory of the frozen tree.
 type sharedObject struct {
 	id uint32
 	// file is open for reading, through map_files.
 	file      *os.File
 	size      uint64
 	noReserve bool
+	// segment is the id of a System V segment. What it contains is saved with it.
+	segment *uint32
 }
 
 // openShared opens the memory behind a mapping: all of it, also what this
@@ -35,11 +38,16 @@ func openShared(pid int, v *vma, id uint32) (*sharedObject, error) {
 		return nil, fmt.Errorf("stat shared memory: %w", err)
 	}
 	nr := flagBits(&v.Smap)>>mmpb.Flag_FLAG_NO_RESERVE&1 != 0
-	return &sharedObject{id: id, file: f, size: uint64(st.Size), noReserve: nr}, nil
+	o := &sharedObject{id: id, file: f, size: uint64(st.Size), noReserve: nr}
+	if v.object.segment() {
+		n := uint32(v.Ino)
+		o.segment = &n
+	}
+	return o, nil
 }
 
 func (o *sharedObject) record() *mmpb.SharedMemory {
-	return &mmpb.SharedMemory{Id: o.id, Size: o.size, NoReserve: o.noReserve}
+	return &mmpb.SharedMemory{Id: o.id, Size: o.size, NoReserve: o.noReserve, Segment: o.segment}
 }
 
 // data are the parts of the object that have pages, in memory or on swap.
@@ -67,9 +75,39 @@ func (o *sharedObject) data() ([]run, error) {
 func (s *sharedImage) addUser(task sdk.TaskID, m *mmpb.Mapping) {
 	s.users++
 	s.whole = nil
-	if s.users == 1 && m.Offset == 0 && m.End-m.Start == roundUp(s.record.Size) {
+	if s.record.Segment == nil && s.users == 1 && s.shows(m) {
 		s.whole, s.owner = m, task
 	}
+}
+
+// shmReadOnly is SHM_RDONLY of shmat(2).
+const shmReadOnly = 0o10000
+
+// attach emits the calls that attach a System V segment where a mapping shows
+// it. One that shows a part was cut out of a whole: that is attached where
+// nothing else is, and what is not wanted detached again.
+func (b *builder) attach(m *mmpb.Mapping, s *sharedImage, prot uint32) {
+	id, flags, made := tape.Imm(*s.record.Segment), 0, uint32(unix.PROT_READ|unix.PROT_WRITE)
+	if !has(m, mmpb.Flag_FLAG_MAY_WRITE) {
+		flags, made = shmReadOnly, unix.PROT_READ
+	}
+	addr, length := tape.Imm(m.Start), tape.Imm(m.End-m.Start)
+	if s.shows(m) {
+		b.tape.Call(unix.SYS_SHMAT, id, addr, tape.Imm(flags))
+	} else {
+		b.tape.Call(unix.SYS_SHMAT, id, tape.Imm(b.scratchAt), tape.Imm(flags))
+		b.tape.Call(unix.SYS_MREMAP, tape.Imm(b.scratchAt+m.Offset), length, length,
+			tape.Imm(unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED), addr)
+		b.tape.Call(unix.SYS_SHMDT, tape.Imm(b.scratchAt))
+	}
+	if prot != made {
+		b.tape.Call(unix.SYS_MPROTECT, addr, length, tape.Imm(prot))
+	}
+}
+
+// shows tells whether a mapping shows the whole object.
+func (s *sharedImage) shows(m *mmpb.Mapping) bool {
+	return m.Offset == 0 && m.End-m.Start == roundUp(s.record.Size)
 }
 
 // restoredShared is an object that has been made again, in the plugin.

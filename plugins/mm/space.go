@@ -29,10 +29,22 @@ type space struct {
 	info   inquiry
 }
 
-// readSpaces reads every process of the session. While the tree runs
-// (exact is false) a process may end and its mappings may differ from the
-// resources; once it is frozen both are errors.
-func (p *plugin) readSpaces(ctx context.Context, s *sdk.Session, exact bool) ([]*space, error) {
+// depth is how thoroughly processes are read.
+type depth uint8
+
+const (
+	// preview leaves out what the kernel finds out by walking the page tables:
+	// flags and counts of the mappings.
+	preview depth = iota
+	// running is all of a tree that runs: a process may end, and its mappings
+	// may differ from the resources.
+	running
+	// frozen is all of a tree that stands still, where both are errors.
+	frozen
+)
+
+// readSpaces reads every process of the session.
+func (p *plugin) readSpaces(ctx context.Context, s *sdk.Session, how depth) ([]*space, error) {
 	owned := ownedRanges(s.Resources)
 	spaces := make([]*space, len(s.Tree.Processes))
 	err := forEach(ctx, len(spaces), func(_, i int) error {
@@ -40,8 +52,8 @@ func (p *plugin) readSpaces(ctx context.Context, s *sdk.Session, exact bool) ([]
 		if proc.Zombie || len(owned[proc.ID]) == 0 {
 			return nil
 		}
-		sp, err := p.readSpace(proc, owned[proc.ID], exact)
-		if err != nil && !exact && gone(err) {
+		sp, err := p.readSpace(proc, owned[proc.ID], how)
+		if err != nil && how != frozen && gone(err) {
 			return nil
 		}
 		if err != nil {
@@ -83,9 +95,9 @@ func compare(a, b uint64) int {
 	return 0
 }
 
-func (p *plugin) readSpace(proc *sdk.Process, owned []sdk.AddrRange, exact bool) (*space, error) {
+func (p *plugin) readSpace(proc *sdk.Process, owned []sdk.AddrRange, how depth) (*space, error) {
 	sp := &space{task: proc.ID, pid: proc.PID}
-	smaps, err := procfs.Smaps(sp.pid)
+	smaps, err := readMappings(sp.pid, how)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +110,7 @@ func (p *plugin) readSpace(proc *sdk.Process, owned []sdk.AddrRange, exact bool)
 	if sp.status, err = procfs.Status(sp.pid); err != nil {
 		return nil, err
 	}
-	if smaps, err = selectOwned(smaps, owned, exact); err != nil {
+	if smaps, err = selectOwned(smaps, owned, how == frozen); err != nil {
 		return nil, err
 	}
 	sp.vmas = make([]vma, len(smaps))
@@ -110,6 +122,23 @@ func (p *plugin) readSpace(proc *sdk.Process, owned []sdk.AddrRange, exact bool)
 		return nil, sp.exeErr
 	}
 	return sp, nil
+}
+
+// readMappings reads the mappings of a process; in a preview they have neither
+// flags nor counts.
+func readMappings(pid int, how depth) ([]procfs.Smap, error) {
+	if how != preview {
+		return procfs.Smaps(pid)
+	}
+	maps, err := procfs.Maps(pid)
+	if err != nil {
+		return nil, err
+	}
+	smaps := make([]procfs.Smap, len(maps))
+	for i, m := range maps {
+		smaps[i].Mapping = m
+	}
+	return smaps, nil
 }
 
 // selectOwned keeps the mappings that the host has given to the plugin. What

@@ -2,11 +2,14 @@ package mm
 
 import (
 	"fmt"
+	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/plugins/mm/mmpb"
+	"github.com/firn-cr/firn/sdk/namespace"
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
@@ -25,8 +28,13 @@ type vma struct {
 	object objectKey
 }
 
-// objectKey identifies a shared memory object while it lives.
-type objectKey struct{ dev, ino uint64 }
+// objectKey identifies a shared memory object while it lives. Of a System V
+// segment the inode is the id, which is unique in its IPC namespace only; ns is
+// 0 for everything else.
+type objectKey struct{ dev, ino, ns uint64 }
+
+// segment tells whether the object is a System V segment.
+func (k objectKey) segment() bool { return k.ns != 0 }
 
 // subject names the mapping in a report.
 func (v *vma) subject() string { return fmt.Sprintf("mapping %x-%x", v.Start, v.End) }
@@ -43,12 +51,12 @@ const (
 	nameHeap       = "[heap]"
 	prefixAnonFile = "anon_inode:"
 	prefixSocket   = "socket:["
+	prefixSegment  = "/SYSV"
 )
 
 // deadNames are deleted files that the kernel made for a purpose.
 var deadNames = []struct{ prefix, what string }{
 	{"/[aio]", "ring of asynchronous I/O (io_setup)"},
-	{"/SYSV", "System V shared memory"},
 	{"/memfd:", "memfd"},
 	{"/secretmem", "secret memory (memfd_secret)"},
 	{"/anon_hugepage", "shared memory in huge pages"},
@@ -119,7 +127,9 @@ func (p *plugin) classifySource(pid int, v *vma) {
 	m := &v.Smap
 	switch {
 	case isShared(m):
-		v.kind, v.object = mmpb.Kind_KIND_SHARED, objectKey{m.Dev, m.Ino}
+		v.kind, v.object = mmpb.Kind_KIND_SHARED, objectKey{dev: m.Dev, ino: m.Ino}
+	case isSegment(m):
+		classifySegment(pid, v)
 	case strings.HasPrefix(m.Path, "/"):
 		v.file, v.blocked = p.files.mapped(pid, m)
 		if v.blocked != "" {
@@ -146,6 +156,33 @@ func isShared(m *procfs.Smap) bool {
 	return m.Ino != 0 && m.Shared() && unix.Major(m.Dev) == 0 &&
 		(m.Path == nameZero+" (deleted)" || strings.HasPrefix(m.Path, prefixAnonShm))
 }
+
+// isSegment tells whether a mapping is an attached System V segment.
+func isSegment(m *procfs.Smap) bool {
+	return m.Deleted() && m.Shared() && unix.Major(m.Dev) == 0 && strings.HasPrefix(m.Path, prefixSegment)
+}
+
+// classifySegment takes segments of IPC namespaces that the tree has of its
+// own: whoever claims these makes sure that all who use a segment are in the
+// tree, and makes it again. Those of the machine go on without the tree.
+func classifySegment(pid int, v *vma) {
+	ns, err := namespace.Inode(pid, "ipc")
+	if err == nil {
+		var own uint64
+		if own, err = ownIPC(); err == nil && own == ns {
+			v.blocked = "System V shared memory of the machine (start the tree with unshare --ipc)"
+			return
+		}
+	}
+	if err != nil {
+		v.blocked = fmt.Sprintf("System V shared memory: %v", err)
+		return
+	}
+	v.kind, v.object = mmpb.Kind_KIND_SHARED, objectKey{v.Dev, v.Ino, ns}
+}
+
+// ownIPC is the plugin's own IPC namespace.
+var ownIPC = sync.OnceValues(func() (uint64, error) { return namespace.Inode(os.Getpid(), "ipc") })
 
 func isAnonName(path string) bool {
 	return path == "" || path == nameHeap || strings.HasPrefix(path, prefixStack) || strings.HasPrefix(path, prefixAnon)

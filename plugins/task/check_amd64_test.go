@@ -76,7 +76,7 @@ func TestCheckAll(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	r.with(main, unix.SYS_CHDIR, append([]byte(dir), 0), func(ref tape.Arg) []tape.Arg { return []tape.Arg{ref} })
+	r.with(main, unix.SYS_CHROOT, append([]byte(dir), 0), func(ref tape.Arg) []tape.Arg { return []tape.Arg{ref} })
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestCheckAll(t *testing.T) {
 	r.call(other, unix.SYS_PRCTL, tape.Imm(unix.PR_SET_NO_NEW_PRIVS), tape.Imm(1))
 	filterThread(r, other, 0, retAllow)
 	wantFindings(t, checkOf(t, r.host, true, r.from),
-		"3 current directory: "+dir,
+		"3 root directory: "+dir+" is deleted",
 		"3 timer 0: counts the CPU time of one of several threads")
 }
 

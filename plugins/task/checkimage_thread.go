@@ -2,6 +2,7 @@ package task
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/openfile"
 )
 
 // niceLimit is what RLIMIT_NICE counts down from: nice 19 is 1.
@@ -19,6 +21,12 @@ func (c *imageCheck) checkDirectories(t *savedThread, fs *taskpb.FileSystem) {
 		name string
 		path []byte
 	}{{"current directory", fs.GetCwd()}, {"root directory", fs.GetRoot()}} {
+		if fs.GetDeletedCwd() != nil && d.name == "current directory" {
+			if err := openfile.WritableDirectory(filepath.Dir(string(d.path))); err != nil {
+				c.find(sdk.LevelBlock, t.ID, d.name, fmt.Sprintf("%s was deleted and cannot be made: %v", d.path, err), "")
+			}
+			continue
+		}
 		var st unix.Stat_t
 		err := unix.Stat(string(d.path), &st)
 		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -111,19 +119,6 @@ func (c *imageCheck) checkThread(t *savedThread) {
 	for _, s := range t.rec.GetSpeculation() {
 		if !slices.ContainsFunc(c.speculation, func(o specControl) bool { return o.which == s.GetWhich() }) {
 			c.find(sdk.LevelBlock, t.ID, fmt.Sprintf("speculation control %d", s.GetWhich()), "cannot be set on this machine", "")
-		}
-	}
-}
-
-// checkCgroups tells which cgroups the process will not be in again.
-func (c *imageCheck) checkCgroups() {
-	for _, want := range c.p.rec.GetCgroups() {
-		if inCgroup(want, c.cgroups) {
-			continue
-		}
-		if _, text := cgroupDir(c.mounts, want); text != "" {
-			c.find(sdk.LevelNote, c.p.proc.ID, "cgroup "+want.GetControllers(),
-				fmt.Sprintf("will be the restorer's, not %s: %s", want.GetPath(), text), "")
 		}
 	}
 }

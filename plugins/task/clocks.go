@@ -55,9 +55,16 @@ func checkClocks(req *sdk.RestoreRequest) ([]sdk.Finding, error) {
 	return clocks.CheckMachine(req.Session), nil
 }
 
-// RestoreNamespaces implements [sdk.NamespaceRestorer]: the tree enters the
-// time namespace in which its clocks go on.
-func (*plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) error {
+// RestoreNamespaces implements [sdk.NamespaceRestorer]: the tree enters its
+// cgroups, and the time namespace in which its clocks go on.
+func (p *plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) error {
+	if err := p.enterCgroups(req); err != nil {
+		return err
+	}
+	return restoreClocks(ctx, req)
+}
+
+func restoreClocks(ctx context.Context, req *sdk.RestoreRequest) error {
 	saved, err := loadClocks(req.Records)
 	if err != nil {
 		return err

@@ -9,10 +9,12 @@ import (
 
 // threadNamespaces are the namespaces that a thread can have for itself, by
 // their names in /proc/PID/ns, with the name of what the main thread must have
-// for it. Two are those of future children. Whole processes in namespaces are
+// for it. Two are those of future children. The time namespace is one for all:
+// threads are born into that of their creator (copy_namespaces in
+// kernel/nsproxy.c), and only a single thread may enter another. Whole processes in namespaces are
 // the business of the plugins that claim them.
 var threadNamespaces = []struct{ name, main string }{
-	{"cgroup", "cgroup"}, {"ipc", "ipc"}, {"mnt", "mnt"}, {"net", "net"}, {"uts", "uts"}, {"time", "time"},
+	{"cgroup", "cgroup"}, {"ipc", "ipc"}, {"mnt", "mnt"}, {"net", "net"}, {"uts", "uts"},
 	{forChildren, "pid"}, {"time_for_children", "time"},
 }
 
@@ -24,7 +26,7 @@ const forChildren = "pid_for_children"
 func (x *examination) ownNamespaces() error {
 	return readNamespaces(x.proc.PID, func(dir int) error {
 		for _, ns := range threadNamespaces {
-			id, err := namespace(dir, ns.main)
+			id, err := namespaceID(dir, ns.main)
 			if err != nil {
 				return err
 			}
@@ -42,16 +44,21 @@ func (x *examination) threadNamespaces(i int) error {
 	}
 	return readNamespaces(x.proc.Threads[i].TID, func(dir int) error {
 		for n, ns := range threadNamespaces {
-			if i == 0 && ns.name == forChildren {
-				continue // the process's, which the host carries
+			if i == 0 && (ns.name == ns.main || ns.name == forChildren) {
+				continue // what others are compared with, or the host carries
 			}
-			own, err := namespace(dir, ns.name)
+			own, err := namespaceID(dir, ns.name)
 			if err != nil {
 				return err
 			}
 			main := x.namespaces[n]
 			if own == "" && main != "" {
 				own = "a new one" // the kernel shows no PID namespace before its first process
+			}
+			if own != main && !x.frozen {
+				if mnt, err := namespaceID(dir, "mnt"); err != nil || mnt == "" {
+					return nil //nolint:nilerr // the task has ended, and is in no namespace
+				}
 			}
 			if own != main {
 				x.block(i, ns.name+" namespace", fmt.Sprintf("%s is not the %s of the main thread", own, main), "")
@@ -71,9 +78,9 @@ func readNamespaces(tid int, f func(dir int) error) error {
 	return f(dir)
 }
 
-// namespace identifies a namespace; empty where the kernel does not have that
+// namespaceID identifies a namespace; empty where the kernel does not have that
 // kind.
-func namespace(dir int, name string) (string, error) {
+func namespaceID(dir int, name string) (string, error) {
 	var buf [64]byte
 	n, err := unix.Readlinkat(dir, name, buf[:])
 	if errors.Is(err, unix.ENOENT) {

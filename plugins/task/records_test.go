@@ -157,13 +157,6 @@ func TestCPULists(t *testing.T) {
 	}
 }
 
-func TestCgroupsParse(t *testing.T) {
-	got := parseCgroups([]byte("9:name=systemd:/a:b\n1:cpu,cpuacct:/\n0::/x\nnonsense\n"))
-	if len(got) != 3 || string(got[0].Path) != "/a:b" || got[1].Controllers != "cpu,cpuacct" || got[2].Controllers != "" {
-		t.Errorf("cgroups %v", got)
-	}
-}
-
 func TestRefusesBadClocks(t *testing.T) {
 	ctx := context.Background()
 	for name, emit := range map[string]func(*tracetest.Records) error{
@@ -241,7 +234,7 @@ func buildAll(p *taskpb.Process, th *taskpb.Thread) (*tape.Tape, error) {
 	s, t := &script{}, &saved.threads[0]
 	for _, step := range []func(*script, *savedProcess, *savedThread) error{
 		func(s *script, p *savedProcess, _ *savedThread) error { return setProcess(s, p, true) },
-		setThread, placeThread,
+		setThread, (&placer{}).thread,
 		func(s *script, p *savedProcess, t *savedThread) error {
 			setCredentials(s, &taskpb.Credentials{}, t.rec.GetCredentials())
 			return setLimits(s, p.rec.GetLimits())

@@ -22,7 +22,12 @@ func (*plugin) Seal(ctx context.Context, req *sdk.RestoreRequest) error {
 	if err != nil {
 		return err
 	}
-	if err := eachThread(ctx, req.Host, saved, placeThread); err != nil {
+	place := &placer{pluginFD: req.PluginFD}
+	defer place.close()
+	if err := place.makeDeleted(saved); err != nil {
+		return err
+	}
+	if err := eachThread(ctx, req.Host, saved, place.thread); err != nil {
 		return err
 	}
 	if err := sealSeccomp(ctx, req.Host, saved); err != nil {
@@ -37,15 +42,15 @@ func (*plugin) Seal(ctx context.Context, req *sdk.RestoreRequest) error {
 	return verifyRights(ctx, saved)
 }
 
-// placeThread says where paths start and when the thread runs. Until here all
-// paths of all threads started from the restorer's root.
-func placeThread(s *script, p *savedProcess, t *savedThread) error {
+// thread says where paths start and when the thread runs. Until here all paths
+// of all threads started from the restorer's root.
+func (p *placer) thread(s *script, sp *savedProcess, t *savedThread) error {
 	fs, own := t.rec.GetFs(), true
-	if p.leads(t) {
-		fs, own = p.rec.GetFs(), false
+	if sp.leads(t) {
+		fs, own = sp.rec.GetFs(), false
 	}
 	if fs != nil {
-		if err := setFS(s, fs, own); err != nil {
+		if err := p.setFS(s, fs, own); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/namespace"
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
@@ -19,7 +20,7 @@ const subject = "uts namespace"
 func (*plugin) Check(_ context.Context, req *sdk.CheckRequest) ([]sdk.Finding, error) {
 	var findings []sdk.Finding
 	for _, r := range req.Resources {
-		members := living(req.Session, &r)
+		members := namespace.Members(req.Session, &r)
 		if len(members) == 0 {
 			continue
 		}
@@ -33,39 +34,12 @@ func (*plugin) Check(_ context.Context, req *sdk.CheckRequest) ([]sdk.Finding, e
 		default:
 			f.Text = fmt.Sprintf("host name %q, domain name %q", ns.GetHostname(), ns.GetDomainname())
 		}
-		if foreign, err := ownedByOthers(members[0].PID); err == nil && foreign {
+		if foreign, err := namespace.Foreign(members[0].PID, "uts"); err == nil && foreign {
 			f.Level, f.Text, f.Help = sdk.LevelBlock, "belongs to another user namespace than firn's", ""
 		}
 		findings = append(findings, f)
 	}
 	return findings, nil
-}
-
-// ownedByOthers tells whether the user namespace that owns a process's UTS
-// namespace is not the plugin's: who has rights over the names would change.
-// See ioctl_nsfs(2).
-func ownedByOthers(pid int) (bool, error) {
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/uts", pid))
-	if err != nil {
-		return false, fmt.Errorf("open namespace: %w", err)
-	}
-	defer ns.Close()
-	owner, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
-	if errors.Is(err, unix.EPERM) {
-		return true, nil // not below the plugin's own
-	}
-	if err != nil {
-		return false, fmt.Errorf("read owner of namespace: %w", err)
-	}
-	defer unix.Close(owner)
-	var theirs, own unix.Stat_t
-	if err := unix.Fstat(owner, &theirs); err != nil {
-		return false, fmt.Errorf("stat owner of namespace: %w", err)
-	}
-	if err := unix.Stat("/proc/self/ns/user", &own); err != nil {
-		return false, fmt.Errorf("stat own user namespace: %w", err)
-	}
-	return theirs.Ino != own.Ino || theirs.Dev != own.Dev, nil
 }
 
 // CheckImage implements [sdk.ImageChecker].
@@ -76,7 +50,7 @@ func (*plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) ([]sdk.Fin
 	}
 	var findings []sdk.Finding
 	for _, r := range req.Resources {
-		members := living(req.Session, &r)
+		members := namespace.Members(req.Session, &r)
 		if len(members) == 0 {
 			continue
 		}

@@ -5,12 +5,13 @@ import (
 	"fmt"
 
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/namespace"
 )
 
 // Dump implements [sdk.Dumper].
 func (*plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 	for _, r := range req.Resources {
-		members := living(req.Session, &r)
+		members := namespace.Members(req.Session, &r)
 		if len(members) == 0 {
 			continue
 		}
@@ -24,19 +25,4 @@ func (*plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		}
 	}
 	return nil
-}
-
-// living are the processes in a namespace that are not zombies, in the order
-// of the tree.
-func living(s *sdk.Session, r *sdk.Resource) []*sdk.Process {
-	if r.Kind != sdk.KindNamespace || r.Namespace == nil {
-		return nil
-	}
-	var members []*sdk.Process
-	for _, id := range r.Namespace.Tasks {
-		if p := s.Tree.Process(id); p != nil && !p.Zombie {
-			members = append(members, p)
-		}
-	}
-	return members
 }

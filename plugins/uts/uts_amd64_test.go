@@ -11,6 +11,7 @@ import (
 	"github.com/firn-cr/firn/plugins/internal/tracetest"
 	"github.com/firn-cr/firn/plugins/uts/utspb"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/namespace"
 	"github.com/firn-cr/firn/sdk/sdktest/gate"
 	"github.com/firn-cr/firn/sdk/tape"
 )
@@ -52,12 +53,12 @@ func TestRoundTrip(t *testing.T) {
 	ctx, p, h := context.Background(), &plugin{}, tracetest.New(t)
 	from, processes := tree(h)
 	h.Run(processes[0].PID, create(&utspb.Namespace{Hostname: []byte("web-1"), Domainname: []byte("example.net")}))
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/uts", processes[0].PID))
+	ns, err := namespace.Open(processes[0].PID, "uts")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	h.Run(processes[1].PID, join(pidfd(h, processes), ns))
+	h.Run(processes[1].PID, namespace.Join(pidfd(h, processes), ns, unix.CLONE_NEWUTS))
 	h.Run(processes[2].PID, create(&utspb.Namespace{Hostname: []byte{0xff, ' ', '"'}}))
 
 	findings, err := p.Check(ctx, &sdk.CheckRequest{Session: from})

@@ -79,33 +79,43 @@ func SetFileOwner(fd int, o FileOwner) error {
 	if int(o.UID) == unix.Getuid() && int(o.EUID) == unix.Geteuid() {
 		return set()
 	}
-	return asUser(o.UID, o.EUID, set)
+	return AsUser(o.UID, o.EUID, Same, set)
 }
 
-// asUser runs f with other user ids. Only this thread changes them (the raw
-// system call), and the process stays dumpable, which a change of the
-// effective uid would end (credentials(7), prctl(2)).
-func asUser(uid, euid uint32, f func() error) error {
+// Same is a user or group id that [AsUser] leaves as it is.
+const Same = ^uint32(0)
+
+// AsUser runs f with another real and effective user id and another effective
+// group id; what f makes belongs to them. Only this thread changes them (the
+// raw system calls), and the process stays dumpable, which such a change would
+// end (credentials(7), prctl(2)). Other users need CAP_SETUID and CAP_SETGID,
+// and f does not have the capabilities of the caller if its user is another.
+func AsUser(uid, euid, egid uint32, f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	ruid, oldEUID := unix.Getuid(), unix.Geteuid()
+	ruid, oldEUID, oldEGID := unix.Getuid(), unix.Geteuid(), unix.Getegid()
 	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
 	if err != nil {
 		return err
 	}
-	if err := setThreadUIDs(uid, euid); err != nil {
+	if err := setThread(unix.SYS_SETRESGID, Same, egid); err != nil {
 		return err
 	}
+	if err := setThread(unix.SYS_SETRESUID, uid, euid); err != nil {
+		return errors.Join(err, setThread(unix.SYS_SETRESGID, Same, uint32(oldEGID)))
+	}
 	err = f()
-	back := setThreadUIDs(uint32(ruid), uint32(oldEUID))
+	back := setThread(unix.SYS_SETRESUID, uint32(ruid), uint32(oldEUID))
+	back = errors.Join(back, setThread(unix.SYS_SETRESGID, Same, uint32(oldEGID)))
 	if dumpable == 1 {
 		back = errors.Join(back, unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0))
 	}
 	return errors.Join(err, back)
 }
 
-func setThreadUIDs(uid, euid uint32) error {
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(euid), ^uintptr(0)); errno != 0 {
+// setThread sets the real and the effective id of this thread alone.
+func setThread(nr uintptr, own, effective uint32) error {
+	if _, _, errno := unix.RawSyscall(nr, uintptr(own), uintptr(effective), ^uintptr(0)); errno != 0 {
 		return errno
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,11 +30,17 @@ type FDInfo struct {
 	Eventfd *EventfdInfo
 	Timerfd *TimerfdInfo
 	Sigmask *uint64
+	// TTYIndex is the number of the slave of a pseudo-terminal's master (/dev/ptmx),
+	// since Linux 4.15.
+	TTYIndex *int
 	// Epoll are the files that an epoll instance watches.
 	Epoll []EpollTarget
-	// Pidfd is the task of a pidfd in the PID namespace of /proc, -1 if it has
-	// ended, and 0 for every other file.
-	Pidfd int
+	// Inotify are the watches of an inotify instance, Fanotify is a fanotify
+	// group with its marks.
+	Inotify  []InotifyWatch
+	Fanotify *FanotifyInfo
+	// Pidfd is set for pidfds.
+	Pidfd *PidfdInfo
 }
 
 // EventfdInfo is the state of an eventfd(2).
@@ -66,6 +73,13 @@ type EpollTarget struct {
 	Pos int64
 	Ino uint64
 	Dev uint64
+}
+
+// PidfdInfo is what a pidfd refers to.
+type PidfdInfo struct {
+	// PID is its number in the PID namespace of this /proc: 0 if it has none
+	// there, -1 if it was reaped.
+	PID int
 }
 
 // ReadFDInfo reads /proc/PID/fdinfo/FD.
@@ -119,10 +133,6 @@ func (p *fdinfoParser) line(key string, val []byte) (ok bool) {
 	case "mnt_id":
 		info.MountID, ok = parsePositive(val)
 		p.seen |= 4
-	case "Pid":
-		var v int64
-		v, ok = parseInt(val)
-		info.Pidfd = int(v)
 	case "ino":
 		info.Ino, ok = parseUint(val, 10)
 	case "lock":
@@ -137,6 +147,19 @@ func (p *fdinfoParser) line(key string, val []byte) (ok bool) {
 		var v uint64
 		v, ok = parseUint(val, 16)
 		info.Sigmask = &v
+	case "tty-index":
+		var v int
+		v, ok = parsePositive(val)
+		info.TTYIndex = &v
+	case "Pid":
+		var v int64
+		v, ok = parseInt(val)
+		info.Pidfd = &PidfdInfo{PID: int(v)}
+		ok = ok && v >= -1 && v <= math.MaxInt32
+	case "inotify wd":
+		return p.inotify(val)
+	case "fanotify flags", "fanotify ino", "fanotify mnt_id", "fanotify sdev", "fanotify mnt_ns":
+		return p.fanotify(strings.TrimPrefix(key, "fanotify "), val)
 	case "eventfd-count", "eventfd-semaphore":
 		return p.eventfd(key, val)
 	case "clockid", "ticks", "settime flags", "it_value", "it_interval":

@@ -76,7 +76,7 @@ func TestStatusOfSelf(t *testing.T) {
 	}
 	groups, _ := os.Getgroups()
 	if s.Tgid != os.Getpid() || s.UID[IDEffective] != uint32(os.Geteuid()) || len(s.Groups) != len(groups) ||
-		s.Umask < 0 || !s.HasMemory || s.VmRSS == 0 || s.CapBnd == 0 || len(s.NStgid) == 0 {
+		s.Umask < 0 || !s.HasMemory || s.VmRSS == 0 || s.RssAnon == 0 || s.CapBnd == 0 || len(s.NStgid) == 0 {
 		t.Errorf("status %+v", s)
 	}
 	// The runtime catches SIGSEGV.

@@ -31,11 +31,12 @@ type TaskStatus struct {
 	// the reader's to the innermost one.
 	NStgid, NSpid, NSpgid, NSsid []int
 	Kthread                      bool
-	// VmLck, VmPin, VmRSS and VmSwap are in bytes; HasMemory tells whether the
+	// VmLck to RssShmem are in bytes; HasMemory tells whether the
 	// task has an address space at all.
 	HasMemory                   bool
 	VmSize, VmLck, VmPin        uint64
 	VmRSS, VmSwap, HugetlbPages uint64
+	RssAnon, RssShmem           uint64 // parts of VmRSS
 	CoreDumping                 bool
 	THPEnabled                  bool
 	UntagMask                   uint64 // all ones where the line is missing
@@ -104,7 +105,7 @@ func ParseStatus(b []byte) (TaskStatus, error) {
 
 func (s *TaskStatus) line(key string, w *words) {
 	switch {
-	case strings.HasPrefix(key, "Vm") || key == "HugetlbPages":
+	case strings.HasPrefix(key, "Vm") || strings.HasPrefix(key, "Rss") || key == "HugetlbPages":
 		s.memory(key, w)
 	case strings.HasPrefix(key, "Cap"):
 		s.capability(key, w)
@@ -201,6 +202,10 @@ func (s *TaskStatus) memory(key string, w *words) {
 		field = &s.VmPin
 	case "VmRSS":
 		field = &s.VmRSS
+	case "RssAnon":
+		field = &s.RssAnon
+	case "RssShmem":
+		field = &s.RssShmem
 	case "VmSwap":
 		field = &s.VmSwap
 	case "HugetlbPages":

@@ -74,8 +74,8 @@ func (c *Client) Open(ctx context.Context, cfg OpenConfig) error {
 type Round struct {
 	Tree                *sdk.Tree
 	Resources, Attended []sdk.Resource
-	// Frozen is for PhaseCheck.
-	Frozen bool
+	// Frozen and Preview are for PhaseCheck.
+	Frozen, Preview bool
 	// ImageFD and PluginFD are numbers of descriptors in the restored tasks.
 	ImageFD, PluginFD int
 }
@@ -101,7 +101,7 @@ func (c *Client) Run(ctx context.Context, p Phase, r Round) (Result, error) {
 	m, err := c.plugin.Run(ctx, &pb.RunRequest{
 		Phase: pb.Phase(p), Tree: treeToWire(r.Tree),
 		Resources: resourcesToWire(r.Resources), Attended: resourcesToWire(r.Attended),
-		Frozen: r.Frozen, ImageFd: int32(r.ImageFD), PluginFd: int32(r.PluginFD),
+		Frozen: r.Frozen, Preview: r.Preview, ImageFd: int32(r.ImageFD), PluginFd: int32(r.PluginFD),
 	})
 	if err != nil {
 		return Result{}, remote.FromStatus(err)

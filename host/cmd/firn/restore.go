@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/host/dispatch"
 	"github.com/firn-cr/firn/host/internal/ui"
@@ -24,7 +25,16 @@ With --new-pid-namespace the tree sees its old process ids in a PID namespace of
 its own, where they are always free; the host sees others, and those are what
 restore prints. The namespace ends with the root process, and everybody in it.
 The tree gets a mount namespace of its own as well, with the mounts of the caller
-and its own /proc.`
+and its own /proc.
+
+With --shell-job a tree that was checkpointed with --shell-job gets the terminal
+that is standard input, output or error of firn, or else its controlling
+terminal. A tree without a session of its own joins that of firn; one that has
+its own takes the terminal away from firn's.
+
+Tasks go back to the control groups that they were in, if these are there. With
+--manage-cgroups those that are missing are created, with the limits and owners
+that they had at the checkpoint, and removed again if the restore fails.`
 
 func newRestore(g *global) *cobra.Command {
 	cfg := restore.Config{}
@@ -48,11 +58,18 @@ func newRestore(g *global) *cobra.Command {
 			if cfg.Options, err = pluginOptions(cmd); err != nil {
 				return err
 			}
+			if err := checkInherited(cmd); err != nil {
+				return err
+			}
 			cfg.PluginDirs = dispatch.PluginDirs()
 			if ownMounts {
 				if err := restore.EnterMountNamespace(); err != nil {
 					return &commandError{"restore " + cfg.Image, err}
 				}
+			}
+			var j *job
+			if cfg.ShellJob {
+				j = newJob()
 			}
 			progress := ui.NewProgress(os.Stderr)
 			cfg.Progress = progress.Show
@@ -72,7 +89,7 @@ func newRestore(g *global) *cobra.Command {
 			if detach {
 				return nil
 			}
-			return passOn(cmd.Context(), tree)
+			return passOn(cmd.Context(), tree, j)
 		},
 	}
 	f := cmd.Flags()
@@ -80,10 +97,43 @@ func newRestore(g *global) *cobra.Command {
 	f.StringVar(&pidfile, "pidfile", "", "write the root's process id into this file")
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP)")
 	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
+	f.BoolVar(&cfg.ShellJob, shellJob, false, "give the terminal of firn to a tree that left its own behind")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
+	f.Bool("manage-cgroups", false, "create the control groups that are missing, with the limits that they had")
+	f.StringArray("changed-files", nil, "what to accept of regular files that changed: `[PATTERN=]POLICY`, one of refuse, append, same (the default), accept; may be repeated")
+	f.IntSlice("inherit", nil, "take the caller's descriptor `FD` for that of the same number of the root process; may be repeated")
+	f.StringArray("inherit-fd", nil, "take descriptor N of the caller for a file: `fd[N]:KEY`, where KEY is pipe:[INODE] or a path; may be repeated")
 	f.Bool("host-clocks", false, "do not continue CLOCK_MONOTONIC and CLOCK_BOOTTIME: let the tree see those of this machine")
 	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "give up, and end what was created, after this time")
 	return cmd
+}
+
+// checkInherited makes sure that the descriptors which the caller hands over are
+// open and not firn's own: the runtime marks all that it opens close-on-exec, and
+// nothing that was inherited is.
+func checkInherited(cmd *cobra.Command) error {
+	fds, err := cmd.Flags().GetIntSlice("inherit")
+	if err != nil {
+		return err
+	}
+	list, err := cmd.Flags().GetStringArray("inherit-fd")
+	if err != nil {
+		return err
+	}
+	for _, v := range list {
+		var fd int
+		if _, err := fmt.Sscanf(v, "fd[%d]:", &fd); err != nil {
+			return usagef("--inherit-fd %q: want fd[N]:KEY", v)
+		}
+		fds = append(fds, fd)
+	}
+	for _, fd := range fds {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 {
+			return usagef("the descriptor %d that the tree is to inherit is not open", fd)
+		}
+	}
+	return nil
 }
 
 func printRestore(g *global, res *restore.Result, detach bool) error {

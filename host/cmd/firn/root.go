@@ -94,12 +94,19 @@ func envOr(name, fallback string) string {
 	return fallback
 }
 
+// shellJob is a flag of checkpoints and restores.
+const shellJob = "shell-job"
+
 // addPluginFlags adds the flags of a checkpoint that mean something to plugins
 // only. --plugin-option serves plugins that firn does not know.
 func addPluginFlags(f *pflag.FlagSet) {
 	f.Bool("file-locks", false, "carry file locks: nobody else may hold or wait for them meanwhile")
 	f.String("ghost-limit", "1M", "carry the content of deleted files up to this size")
+	f.StringArray("carry", nil, "carry the content of open regular files: `PATH`, a pattern, or a directory and a slash; may be repeated")
+	f.StringArray("external", nil, "leave a file out of the image: `KEY` is what /proc/PID/fd shows, pipe:[INODE] or a path; may be repeated")
+	f.Bool("link-remap", false, "give deleted files that have another, unknown name one more until the restore")
 	f.Bool("ext-unix-sk", false, "allow unix datagram sockets that are connected to a socket outside of the tree")
+	f.Bool(shellJob, false, "leave a terminal behind whose other side is outside of the tree")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
 }
 
@@ -107,7 +114,12 @@ func addPluginFlags(f *pflag.FlagSet) {
 // see them by name.
 func pluginOptions(cmd *cobra.Command) (map[string]string, error) {
 	out := map[string]string{}
-	cmd.Flags().Visit(func(f *pflag.Flag) { out[f.Name] = f.Value.String() })
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		out[f.Name] = f.Value.String()
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			out[f.Name] = strings.Join(list.GetSlice(), "\n")
+		}
+	})
 	delete(out, "plugin-option")
 	if cmd.Flags().Lookup("plugin-option") == nil {
 		return out, nil

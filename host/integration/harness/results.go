@@ -25,6 +25,7 @@ type Checkpoint struct {
 	CommitMS    float64        `json:"commit_ms"`
 	TotalMS     float64        `json:"total_ms"`
 	Plugins     []PluginResult `json:"plugins"`
+	Notes       []string       `json:"notes"`
 }
 
 // Restore is what "firn restore --json" prints.
@@ -41,4 +42,5 @@ type Restore struct {
 	ResumeMS    float64        `json:"resume_ms"`
 	TotalMS     float64        `json:"total_ms"`
 	Plugins     []PluginResult `json:"plugins"`
+	Notes       []string       `json:"notes"`
 }

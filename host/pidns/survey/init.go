@@ -40,10 +40,10 @@ func AsInit(pid task.HostPID) (*Init, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Pidfd <= 0 {
+	if info.Pidfd == nil || info.Pidfd.PID <= 0 {
 		return nil, fmt.Errorf("the root for which init %d waits has ended: %w", pid, sdk.ErrTaskGone)
 	}
-	return &Init{PID: pid, Root: task.HostPID(info.Pidfd)}, nil
+	return &Init{PID: pid, Root: task.HostPID(info.Pidfd.PID)}, nil
 }
 
 // InitOf finds the init of Firn's that waits for a process; nil if there is none.

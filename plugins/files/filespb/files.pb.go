@@ -255,8 +255,14 @@ type Named struct {
 	Process uint32 `protobuf:"varint,6,opt,name=process,proto3" json:"process,omitempty"`
 	// The file has no name any more: it is the one whose Ghost record has this
 	// object, and the identity is not set.
-	Ghost         uint64  `protobuf:"varint,7,opt,name=ghost,proto3" json:"ghost,omitempty"`
-	Locks         []*Lock `protobuf:"bytes,8,rep,name=locks,proto3" json:"locks,omitempty"`
+	Ghost uint64  `protobuf:"varint,7,opt,name=ghost,proto3" json:"ghost,omitempty"`
+	Locks []*Lock `protobuf:"bytes,8,rep,name=locks,proto3" json:"locks,omitempty"`
+	// The path was deleted, but the file has this other name. It gets its path
+	// back for the moment in which it is opened.
+	Link []byte `protobuf:"bytes,9,opt,name=link,proto3" json:"link,omitempty"`
+	// The other name was made by the checkpoint (--link-remap): the restore
+	// removes it when the tree runs.
+	Remapped      bool `protobuf:"varint,10,opt,name=remapped,proto3" json:"remapped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +351,20 @@ func (x *Named) GetLocks() []*Lock {
 		return x.Locks
 	}
 	return nil
+}
+
+func (x *Named) GetLink() []byte {
+	if x != nil {
+		return x.Link
+	}
+	return nil
+}
+
+func (x *Named) GetRemapped() bool {
+	if x != nil {
+		return x.Remapped
+	}
+	return false
 }
 
 // Lock is a lock that is held through a description.
@@ -444,23 +464,26 @@ func (x *Lock) GetFd() uint32 {
 	return 0
 }
 
-// Ghost is a file without a name: deleted, made by O_TMPFILE, or by
-// memfd_create(2). It precedes its content, which is in bulk records, one for
+// Ghost is a file or directory without a name: deleted, made by O_TMPFILE, or
+// by memfd_create(2). It precedes its content, which is in bulk records, one for
 // each extent, and its descriptions.
 type Ghost struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // last path, or the name of a memory file
-	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`
-	Uid           uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
-	Gid           uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
-	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
-	Atime         int64                  `protobuf:"varint,6,opt,name=atime,proto3" json:"atime,omitempty"` // nanoseconds since 1970
-	Mtime         int64                  `protobuf:"varint,7,opt,name=mtime,proto3" json:"mtime,omitempty"`
-	Extents       []*Extent              `protobuf:"bytes,8,rep,name=extents,proto3" json:"extents,omitempty"` // in order; the rest is holes
-	Attributes    []*Attribute           `protobuf:"bytes,9,rep,name=attributes,proto3" json:"attributes,omitempty"`
-	Unnamed       bool                   `protobuf:"varint,10,opt,name=unnamed,proto3" json:"unnamed,omitempty"` // never had a name (O_TMPFILE)
-	Memory        bool                   `protobuf:"varint,11,opt,name=memory,proto3" json:"memory,omitempty"`   // memfd_create(2)
-	Seals         uint32                 `protobuf:"varint,12,opt,name=seals,proto3" json:"seals,omitempty"`     // of memory files, F_GET_SEALS
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Path       []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // last path, or the name of a memory file
+	Mode       uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	Uid        uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid        uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	Size       int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Atime      int64                  `protobuf:"varint,6,opt,name=atime,proto3" json:"atime,omitempty"` // nanoseconds since 1970
+	Mtime      int64                  `protobuf:"varint,7,opt,name=mtime,proto3" json:"mtime,omitempty"`
+	Extents    []*Extent              `protobuf:"bytes,8,rep,name=extents,proto3" json:"extents,omitempty"` // in order; the rest is holes
+	Attributes []*Attribute           `protobuf:"bytes,9,rep,name=attributes,proto3" json:"attributes,omitempty"`
+	Unnamed    bool                   `protobuf:"varint,10,opt,name=unnamed,proto3" json:"unnamed,omitempty"` // never had a name (O_TMPFILE)
+	Memory     bool                   `protobuf:"varint,11,opt,name=memory,proto3" json:"memory,omitempty"`   // memfd_create(2)
+	Seals      uint32                 `protobuf:"varint,12,opt,name=seals,proto3" json:"seals,omitempty"`     // of memory files, F_GET_SEALS
+	// The file has its name, and its content is in the image (--carry): what it
+	// was, to tell whether it has changed.
+	Carried       *Identity `protobuf:"bytes,13,opt,name=carried,proto3" json:"carried,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -577,6 +600,13 @@ func (x *Ghost) GetSeals() uint32 {
 		return x.Seals
 	}
 	return 0
+}
+
+func (x *Ghost) GetCarried() *Identity {
+	if x != nil {
+		return x.Carried
+	}
+	return nil
 }
 
 // Extent is a range of a file.
@@ -765,7 +795,12 @@ type Pipe struct {
 	Size int64  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"` // capacity in bytes (F_GETPIPE_SZ)
 	// A reader of the FIFO would get end-of-file rather than wait for a first
 	// writer.
-	HadWriter     bool `protobuf:"varint,4,opt,name=had_writer,json=hadWriter,proto3" json:"had_writer,omitempty"`
+	HadWriter bool `protobuf:"varint,4,opt,name=had_writer,json=hadWriter,proto3" json:"had_writer,omitempty"`
+	// The FIFO was deleted: it is made with this path and deleted again.
+	Deleted       bool   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Mode          uint32 `protobuf:"varint,6,opt,name=mode,proto3" json:"mode,omitempty"` // of a deleted one, with its owner
+	Uid           uint32 `protobuf:"varint,7,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32 `protobuf:"varint,8,opt,name=gid,proto3" json:"gid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -826,6 +861,34 @@ func (x *Pipe) GetHadWriter() bool {
 		return x.HadWriter
 	}
 	return false
+}
+
+func (x *Pipe) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+func (x *Pipe) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Pipe) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Pipe) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
 }
 
 // PipeData is a piece of what is in a pipe, in order.
@@ -1390,7 +1453,7 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05mtime\x18\x05 \x01(\x03R\x05mtime\x12\x14\n" +
-	"\x05btime\x18\x06 \x01(\x03R\x05btime\"\x99\x02\n" +
+	"\x05btime\x18\x06 \x01(\x03R\x05btime\"\xc9\x02\n" +
 	"\x05Named\x12<\n" +
 	"\vdescription\x18\x01 \x01(\v2\x1a.firn.files.v1.DescriptionR\vdescription\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x123\n" +
@@ -1399,7 +1462,10 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x06pseudo\x18\x05 \x01(\bR\x06pseudo\x12\x18\n" +
 	"\aprocess\x18\x06 \x01(\rR\aprocess\x12\x14\n" +
 	"\x05ghost\x18\a \x01(\x04R\x05ghost\x12)\n" +
-	"\x05locks\x18\b \x03(\v2\x13.firn.files.v1.LockR\x05locks\"\xa6\x01\n" +
+	"\x05locks\x18\b \x03(\v2\x13.firn.files.v1.LockR\x05locks\x12\x12\n" +
+	"\x04link\x18\t \x01(\fR\x04link\x12\x1a\n" +
+	"\bremapped\x18\n" +
+	" \x01(\bR\bremapped\"\xa6\x01\n" +
 	"\x04Lock\x12\x14\n" +
 	"\x05flock\x18\x01 \x01(\bR\x05flock\x12 \n" +
 	"\vdescription\x18\x02 \x01(\bR\vdescription\x12\x14\n" +
@@ -1407,7 +1473,7 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x05start\x18\x04 \x01(\x04R\x05start\x12\x16\n" +
 	"\x06length\x18\x05 \x01(\x04R\x06length\x12\x12\n" +
 	"\x04task\x18\x06 \x01(\rR\x04task\x12\x0e\n" +
-	"\x02fd\x18\a \x01(\rR\x02fd\"\xc6\x02\n" +
+	"\x02fd\x18\a \x01(\rR\x02fd\"\xf9\x02\n" +
 	"\x05Ghost\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
@@ -1423,7 +1489,8 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\aunnamed\x18\n" +
 	" \x01(\bR\aunnamed\x12\x16\n" +
 	"\x06memory\x18\v \x01(\bR\x06memory\x12\x14\n" +
-	"\x05seals\x18\f \x01(\rR\x05seals\"8\n" +
+	"\x05seals\x18\f \x01(\rR\x05seals\x121\n" +
+	"\acarried\x18\r \x01(\v2\x17.firn.files.v1.IdentityR\acarried\"8\n" +
 	"\x06Extent\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\x03R\x06length\"5\n" +
@@ -1434,13 +1501,17 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\vdescription\x18\x01 \x01(\v2\x1a.firn.files.v1.DescriptionR\vdescription\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
 	"\x04rdev\x18\x03 \x01(\x04R\x04rdev\x12\x16\n" +
-	"\x06offset\x18\x04 \x01(\x03R\x06offset\"]\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\"\xaf\x01\n" +
 	"\x04Pipe\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x1d\n" +
 	"\n" +
-	"had_writer\x18\x04 \x01(\bR\thadWriter\"J\n" +
+	"had_writer\x18\x04 \x01(\bR\thadWriter\x12\x18\n" +
+	"\adeleted\x18\x05 \x01(\bR\adeleted\x12\x12\n" +
+	"\x04mode\x18\x06 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\a \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\b \x01(\rR\x03gid\"J\n" +
 	"\bPipeData\x12\x12\n" +
 	"\x04pipe\x18\x01 \x01(\x04R\x04pipe\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +
@@ -1520,19 +1591,20 @@ var file_plugins_files_files_proto_depIdxs = []int32{
 	4,  // 3: firn.files.v1.Named.locks:type_name -> firn.files.v1.Lock
 	6,  // 4: firn.files.v1.Ghost.extents:type_name -> firn.files.v1.Extent
 	7,  // 5: firn.files.v1.Ghost.attributes:type_name -> firn.files.v1.Attribute
-	0,  // 6: firn.files.v1.Device.description:type_name -> firn.files.v1.Description
-	0,  // 7: firn.files.v1.PipeEnd.description:type_name -> firn.files.v1.Description
-	0,  // 8: firn.files.v1.Eventfd.description:type_name -> firn.files.v1.Description
-	0,  // 9: firn.files.v1.Signalfd.description:type_name -> firn.files.v1.Description
-	0,  // 10: firn.files.v1.Timerfd.description:type_name -> firn.files.v1.Description
-	0,  // 11: firn.files.v1.Epoll.description:type_name -> firn.files.v1.Description
-	16, // 12: firn.files.v1.Epoll.targets:type_name -> firn.files.v1.EpollTarget
-	17, // 13: firn.files.v1.Epoll.params:type_name -> firn.files.v1.EpollParams
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	2,  // 6: firn.files.v1.Ghost.carried:type_name -> firn.files.v1.Identity
+	0,  // 7: firn.files.v1.Device.description:type_name -> firn.files.v1.Description
+	0,  // 8: firn.files.v1.PipeEnd.description:type_name -> firn.files.v1.Description
+	0,  // 9: firn.files.v1.Eventfd.description:type_name -> firn.files.v1.Description
+	0,  // 10: firn.files.v1.Signalfd.description:type_name -> firn.files.v1.Description
+	0,  // 11: firn.files.v1.Timerfd.description:type_name -> firn.files.v1.Description
+	0,  // 12: firn.files.v1.Epoll.description:type_name -> firn.files.v1.Description
+	16, // 13: firn.files.v1.Epoll.targets:type_name -> firn.files.v1.EpollTarget
+	17, // 14: firn.files.v1.Epoll.params:type_name -> firn.files.v1.EpollParams
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_plugins_files_files_proto_init() }

@@ -224,11 +224,15 @@ func (tr *Trip) TryRestore() error {
 			return err
 		}
 	}
-	if !tr.h.Info().Has(wire.PhaseLinkFiles) {
-		return nil
+	for _, phase := range []wire.Phase{wire.PhaseLinkFiles, wire.PhaseSeal, wire.PhaseResumed} {
+		if !tr.h.Info().Has(phase) {
+			continue
+		}
+		if _, err := s.Run(phase); err != nil {
+			return err
+		}
 	}
-	_, err = s.Run(wire.PhaseLinkFiles)
-	return err
+	return nil
 }
 
 // Flags are the status flags and access mode of a descriptor.

@@ -787,14 +787,17 @@ func (x *MappedFile) GetSharedWritable() bool {
 	return false
 }
 
-// SharedMemory is shared anonymous memory. Object: 0.
+// SharedMemory is shared anonymous memory, or a System V segment, which another
+// plugin makes. Object: 0.
 type SharedMemory struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of the object in this image, from 1.
 	Id   uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Size uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
 	// It is not counted as committed memory.
-	NoReserve     bool `protobuf:"varint,3,opt,name=no_reserve,json=noReserve,proto3" json:"no_reserve,omitempty"`
+	NoReserve bool `protobuf:"varint,3,opt,name=no_reserve,json=noReserve,proto3" json:"no_reserve,omitempty"`
+	// It is the segment with this id in the IPC namespace of whoever maps it.
+	Segment       *uint32 `protobuf:"varint,4,opt,name=segment,proto3,oneof" json:"segment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -848,6 +851,13 @@ func (x *SharedMemory) GetNoReserve() bool {
 		return x.NoReserve
 	}
 	return false
+}
+
+func (x *SharedMemory) GetSegment() uint32 {
+	if x != nil && x.Segment != nil {
+		return *x.Segment
+	}
+	return 0
 }
 
 // Guards has the guard pages of one process (MADV_GUARD_INSTALL). Object: the
@@ -1066,12 +1076,15 @@ const file_plugins_mm_mm_proto_rawDesc = "" +
 	"\x04size\x18\x05 \x01(\x04R\x04size\x12\x14\n" +
 	"\x05mtime\x18\x06 \x01(\x03R\x05mtime\x12\x19\n" +
 	"\bbuild_id\x18\a \x01(\fR\abuildId\x12'\n" +
-	"\x0fshared_writable\x18\b \x01(\bR\x0esharedWritable\"Q\n" +
+	"\x0fshared_writable\x18\b \x01(\bR\x0esharedWritable\"|\n" +
 	"\fSharedMemory\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x1d\n" +
 	"\n" +
-	"no_reserve\x18\x03 \x01(\bR\tnoReserve\".\n" +
+	"no_reserve\x18\x03 \x01(\bR\tnoReserve\x12\x1d\n" +
+	"\asegment\x18\x04 \x01(\rH\x00R\asegment\x88\x01\x01B\n" +
+	"\n" +
+	"\b_segment\".\n" +
 	"\x06Guards\x12$\n" +
 	"\x04runs\x18\x01 \x01(\v2\x10.firn.mm.v1.RunsR\x04runs\"\x1c\n" +
 	"\x04Runs\x12\x14\n" +
@@ -1155,6 +1168,7 @@ func file_plugins_mm_mm_proto_init() {
 	if File_plugins_mm_mm_proto != nil {
 		return
 	}
+	file_plugins_mm_mm_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

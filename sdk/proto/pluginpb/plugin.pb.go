@@ -909,6 +909,7 @@ type RunRequest struct {
 	Frozen        bool                   `protobuf:"varint,5,opt,name=frozen,proto3" json:"frozen,omitempty"`                  // PHASE_CHECK
 	ImageFd       int32                  `protobuf:"varint,6,opt,name=image_fd,json=imageFd,proto3" json:"image_fd,omitempty"` // restore phases with tasks
 	PluginFd      int32                  `protobuf:"varint,7,opt,name=plugin_fd,json=pluginFd,proto3" json:"plugin_fd,omitempty"`
+	Preview       bool                   `protobuf:"varint,8,opt,name=preview,proto3" json:"preview,omitempty"` // PHASE_CHECK
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -990,6 +991,13 @@ func (x *RunRequest) GetPluginFd() int32 {
 		return x.PluginFd
 	}
 	return 0
+}
+
+func (x *RunRequest) GetPreview() bool {
+	if x != nil {
+		return x.Preview
+	}
+	return false
 }
 
 type RunResponse struct {
@@ -2960,7 +2968,7 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"ImageBlock\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\x04R\x06length\"\x0e\n" +
-	"\fOpenResponse\"\xa1\x02\n" +
+	"\fOpenResponse\"\xbb\x02\n" +
 	"\n" +
 	"RunRequest\x12+\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x15.firn.plugin.v1.PhaseR\x05phase\x12(\n" +
@@ -2969,7 +2977,8 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\battended\x18\x04 \x03(\v2\x18.firn.plugin.v1.ResourceR\battended\x12\x16\n" +
 	"\x06frozen\x18\x05 \x01(\bR\x06frozen\x12\x19\n" +
 	"\bimage_fd\x18\x06 \x01(\x05R\aimageFd\x12\x1b\n" +
-	"\tplugin_fd\x18\a \x01(\x05R\bpluginFd\"\xba\x01\n" +
+	"\tplugin_fd\x18\a \x01(\x05R\bpluginFd\x12\x18\n" +
+	"\apreview\x18\b \x01(\bR\apreview\"\xba\x01\n" +
 	"\vRunResponse\x123\n" +
 	"\bfindings\x18\x01 \x03(\v2\x17.firn.plugin.v1.FindingR\bfindings\x124\n" +
 	"\bprovided\x18\x02 \x03(\v2\x18.firn.plugin.v1.ProvidedR\bprovided\x12!\n" +
