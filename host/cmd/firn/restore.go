@@ -21,6 +21,7 @@ with -d it returns as soon as the tree runs.
 Nothing is created before the whole image has been verified. When anything
 fails before the tree runs, every task that was created is ended.
 
+A tree that had a PID namespace of its own gets a new one.
 With --new-pid-namespace the tree sees its old process ids in a PID namespace of
 its own, where they are always free; the host sees others, and those are what
 restore prints. The namespace ends with the root process, and everybody in it.
