@@ -1,7 +1,11 @@
 package sdk
 
-// TaskID names a thread or process inside an image: its thread id in the
-// host's PID namespace when the checkpoint was taken.
+import "github.com/firn-cr/firn/sdk/procfs"
+
+// TaskID names a thread or process inside an image: the number that it has in
+// the PID namespace of the tree's root. That is the host's own unless the tree
+// has one of its own; then the host, and so plugins, know the task by another
+// number.
 type TaskID uint32
 
 // Tree is the process tree of a session.
@@ -22,16 +26,27 @@ func (t *Tree) Process(id TaskID) *Process {
 	return nil
 }
 
+// ByPID finds a process by the number that it has here and now, as other parts
+// of the kernel tell it. It returns nil if no process of the tree has that.
+func (t *Tree) ByPID(pid int) *Process {
+	for i := range t.Processes {
+		if t.Processes[i].TGID() == pid {
+			return &t.Processes[i]
+		}
+	}
+	return nil
+}
+
 // Process is a thread group.
 type Process struct {
 	// ID is the process's name in the image. Records use it.
 	ID TaskID
 	// PID is the task by which the plugin reaches the live process now: in
-	// /proc, with tapes, by kcmp(2). In a checkpoint it is equal to ID, unless
-	// the main thread has exited ([Process.MainExited]): then it is the id of
-	// another thread, for /proc shows neither memory nor files of the main one
-	// any more. pidfd_open(2) wants PIDFD_THREAD for such (since Linux 6.9). A
-	// restored tree may have a PID namespace of its own: then the task itself,
+	// /proc, with tapes, by kcmp(2). It is the main thread unless that has
+	// exited ([Process.MainExited]): then it is another thread, for /proc shows
+	// neither memory nor files of the main one any more. pidfd_open(2) wants
+	// PIDFD_THREAD for such (since Linux 6.9). The number is one of the plugin's
+	// PID namespace. A tree may have namespaces of its own: then the task itself,
 	// and so a tape, knows it by another number, which is the last one of NSpid
 	// in /proc/PID/status.
 	PID int
@@ -56,6 +71,19 @@ type Process struct {
 // credentials, until the others have ended, and is not among Threads. In a
 // restore there is one until the seal: PID is its id till then.
 func (p *Process) MainExited() bool { return len(p.Threads) > 0 && p.Threads[0].ID != p.ID }
+
+// TGID is the number of the process here and now: that of its main thread, also
+// if that has exited. It is 0 if the process has ended meanwhile.
+func (p *Process) TGID() int {
+	if !p.MainExited() {
+		return p.PID
+	}
+	status, err := procfs.Status(p.PID)
+	if err != nil {
+		return 0
+	}
+	return status.Tgid
+}
 
 // TIDs are the live ids of all threads.
 func (p *Process) TIDs() []int {

@@ -45,6 +45,7 @@ type flow struct {
 	bins    []dispatch.Binary // all that were found
 	memory  dispatch.Memory
 	plan    *plan
+	roots   task.Roots
 	frozen  *task.Frozen
 	froze   time.Time
 	writer  *image.Writer

@@ -69,7 +69,7 @@ func (f *flow) manifest() *imagepb.Manifest {
 	tree := f.plan.tree
 	m := &imagepb.Manifest{
 		CreatedUnixNano: time.Now().UnixNano(), FirnVersion: f.cfg.Version, KernelRelease: kernelRelease(),
-		RootPid: uint32(tree.Root), Mode: f.mode(),
+		RootPid: uint32(tree.Root), Mode: f.mode(), OwnProc: f.plan.pids.Map.HasProc(),
 		Counts: &imagepb.Counts{Processes: uint32(len(tree.Processes))},
 	}
 	for i := range tree.Processes {

@@ -19,7 +19,7 @@ func (f *flow) freeze(ctx context.Context) (err error) {
 	f.progress("freeze")
 	procs := f.plan.procs
 	if procs == nil {
-		if procs, err = task.Walk(task.HostPID(f.cfg.PID)); err != nil {
+		if procs, err = task.Walk(f.roots); err != nil {
 			return err
 		}
 	}
@@ -31,7 +31,7 @@ func (f *flow) freeze(ctx context.Context) (err error) {
 		return err
 	}
 	f.froze = time.Now()
-	f.frozen, err = task.Freeze(ctx, f.tracer, task.HostPID(f.cfg.PID), groups)
+	f.frozen, err = task.Freeze(ctx, f.tracer, f.roots, groups)
 	f.res.FreezeMS = ui.MS(time.Since(f.froze))
 	return err
 }

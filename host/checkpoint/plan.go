@@ -11,6 +11,7 @@ import (
 
 	"github.com/firn-cr/firn/host/dispatch"
 	"github.com/firn-cr/firn/host/failure"
+	"github.com/firn-cr/firn/host/pidns/survey"
 	"github.com/firn-cr/firn/host/resource"
 	"github.com/firn-cr/firn/host/skeleton"
 	"github.com/firn-cr/firn/host/task"
@@ -26,6 +27,7 @@ type plan struct {
 	// were not started because nothing is theirs.
 	claims   []sdk.Description
 	procs    []*task.Process
+	pids     *survey.View
 	tree     *sdk.Tree
 	set      *resource.Set
 	assigned dispatch.Assignment
@@ -35,7 +37,7 @@ type plan struct {
 // what can be seen to be impossible without freezing.
 func (f *flow) makePlan(ctx context.Context) error {
 	f.progress("plan")
-	if err := checkRoot(task.HostPID(f.cfg.PID)); err != nil {
+	if err := f.findRoot(); err != nil {
 		return err
 	}
 	if err := f.startPlugins(ctx); err != nil {
@@ -63,7 +65,7 @@ func (f *flow) survey(ctx context.Context) error {
 	if f.plan.set != nil {
 		return nil
 	}
-	procs, err := task.Walk(task.HostPID(f.cfg.PID))
+	procs, err := task.Walk(f.roots)
 	if err != nil {
 		return err
 	}
@@ -127,7 +129,7 @@ func (f *flow) startPlugins(ctx context.Context) error {
 // preview takes stock of the running tree before any plugin runs, to find out
 // which are wanted.
 func (f *flow) preview(ctx context.Context) error {
-	procs, err := task.Walk(task.HostPID(f.cfg.PID))
+	procs, err := task.Walk(f.roots)
 	if err != nil {
 		return err
 	}
@@ -198,8 +200,12 @@ func (f *flow) prepare(ctx context.Context) error {
 
 // take enumerates the resources of a tree and assigns them.
 func (p *plan) take(ctx context.Context, procs []*task.Process, running bool) (err error) {
-	p.procs, p.tree = procs, treeOf(procs)
-	if p.set, err = resource.Enumerate(ctx, p.tree, running); err != nil {
+	if p.pids, err = survey.Read(procs, !running); err != nil {
+		return err
+	}
+	p.procs = slices.DeleteFunc(procs, p.pids.Gone)
+	p.tree = treeOf(p.procs, p.pids)
+	if p.set, err = resource.Enumerate(ctx, p.tree, p.pids, running); err != nil {
 		return err
 	}
 	for i := range p.tree.Processes {
@@ -235,19 +241,19 @@ const (
 // check asks everybody what is in the way. Nothing is left out because
 // something else blocks already.
 func (p *plan) check(ctx context.Context, kind checkKind) ([]failure.Line, error) {
-	lines := hostFindings(p.procs)
+	lines := hostFindings(p.procs, p.pids)
 	if kind != checkFrozen { // a tree that is frozen has it suspended
-		lines = append(lines, seccompFindings(p.procs)...)
+		lines = append(lines, seccompFindings(p.procs, p.pids)...)
 	}
 	for _, f := range p.set.Findings {
 		lines = append(lines, failure.Line{Finding: f})
 	}
-	_, blocks := skeleton.New(p.tree, skeleton.Nothing())
+	_, blocks := skeleton.New(p.tree, p.pids.Map, skeleton.Nothing())
 	for _, b := range blocks {
 		lines = append(lines, failure.Line{Finding: b})
 	}
 	for _, r := range p.assigned.Unclaimed {
-		lines = append(lines, unclaimed(r))
+		lines = append(lines, p.unclaimed(r))
 	}
 	var mu sync.Mutex
 	err := p.plugins.Each(ctx, p.owners(), func(ctx context.Context, q *dispatch.Plugin) error {
@@ -265,10 +271,21 @@ func (p *plan) check(ctx context.Context, kind checkKind) ([]failure.Line, error
 		return nil
 	})
 	slices.SortStableFunc(lines, func(a, b failure.Line) int { return int(a.Task) - int(b.Task) })
+	for i := range lines {
+		lines[i].PID = p.here(lines[i].Task)
+	}
 	return lines, err
 }
 
-func unclaimed(r sdk.Resource) failure.Line {
+// here is the host's own number of a task, 0 if that is its ID.
+func (p *plan) here(id sdk.TaskID) int {
+	if pid := p.pids.PID(id); pid != task.HostPID(id) {
+		return int(pid)
+	}
+	return 0
+}
+
+func (p *plan) unclaimed(r sdk.Resource) failure.Line {
 	l := failure.Line{Finding: sdk.Finding{Level: sdk.LevelBlock, Task: r.Task, Object: r.Object}}
 	switch r.Kind {
 	case sdk.KindFile:
@@ -289,6 +306,11 @@ func unclaimed(r sdk.Resource) failure.Line {
 		l.Text = "nobody claims it"
 	}
 	l.Help = "a plugin that claims it would carry it"
+	if n := r.Namespace; n != nil {
+		if text, help := p.pids.WhyNot(n.Name, n.Ino); text != "" {
+			l.Text, l.Help = text, help
+		}
+	}
 	return l
 }
 

@@ -45,7 +45,7 @@ func Check(ctx context.Context, cfg Config, freeze bool) (_ *Report, err error) 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.tracer.Close()) }()
-	if err := checkRoot(task.HostPID(cfg.PID)); err != nil {
+	if err := f.findRoot(); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.closePlugins(ctx, nil)) }()
@@ -83,7 +83,7 @@ func Check(ctx context.Context, cfg Config, freeze bool) (_ *Report, err error) 
 }
 
 func (p *plan) report(lines []failure.Line, exact bool) *Report {
-	r := &Report{RootPID: int(p.tree.Root), Tasks: len(p.tree.Processes), Exact: exact, Verdict: "yes"}
+	r := &Report{RootPID: int(p.procs[0].PID), Tasks: len(p.tree.Processes), Exact: exact, Verdict: "yes"}
 	for i := range p.tree.Processes {
 		r.Threads += len(p.tree.Processes[i].Threads)
 	}
@@ -207,15 +207,20 @@ func (p *plan) lineRow(l failure.Line) Row {
 	return row
 }
 
-// where names a task: its number and, if it is a process, its name.
+// where names a task: its number, its name if it is a process, and its number
+// here if that is another one.
 func (p *plan) where(id sdk.TaskID) string {
 	if id == 0 {
 		return ""
 	}
+	where := fmt.Sprint(id)
 	if proc := p.tree.Process(id); proc != nil && proc.Comm != "" {
-		return fmt.Sprintf("%d %q", id, proc.Comm)
+		where = fmt.Sprintf("%d %q", id, proc.Comm)
 	}
-	return fmt.Sprint(id)
+	if pid := p.here(id); pid != 0 {
+		where += fmt.Sprintf(" (%d here)", pid)
+	}
+	return where
 }
 
 // Summary is the headline of a report.

@@ -9,21 +9,24 @@ import (
 	"github.com/firn-cr/firn/host/image"
 	"github.com/firn-cr/firn/host/image/imagepb"
 	"github.com/firn-cr/firn/host/internal/arch"
+	"github.com/firn-cr/firn/host/pidns/survey"
 	"github.com/firn-cr/firn/host/task"
 	"github.com/firn-cr/firn/sdk"
 )
 
-// treeOf converts processes to what plugins see. The root has no parent in
-// the tree.
-func treeOf(procs []*task.Process) *sdk.Tree {
-	tree := &sdk.Tree{Root: sdk.TaskID(procs[0].PID)}
+// treeOf converts processes to what plugins see, with the numbers that the tree
+// uses for them. The root has no parent in the tree.
+func treeOf(procs []*task.Process, pids *survey.View) *sdk.Tree {
+	tree := &sdk.Tree{Root: pids.ID(procs[0].PID)}
 	for _, p := range procs {
 		q := sdk.Process{
-			ID: sdk.TaskID(p.PID), PID: int(p.Live()), Parent: sdk.TaskID(p.Parent),
-			PGID: sdk.TaskID(p.PGID), SID: sdk.TaskID(p.SID), Comm: p.Comm, Zombie: p.State == task.Zombie,
+			ID: pids.ID(p.PID), PID: int(p.Live()), Parent: pids.Parent(p),
+			PGID: pids.Group(p), SID: pids.Session(p), Comm: p.Comm, Zombie: p.State == task.Zombie,
 		}
 		for _, th := range p.Threads {
-			q.Threads = append(q.Threads, sdk.Thread{ID: sdk.TaskID(th.TID), TID: int(th.TID)})
+			if id := pids.ID(th.TID); id != 0 { // else it has ended by now
+				q.Threads = append(q.Threads, sdk.Thread{ID: id, TID: int(th.TID)})
+			}
 		}
 		tree.Processes = append(tree.Processes, q)
 	}
@@ -32,16 +35,22 @@ func treeOf(procs []*task.Process) *sdk.Tree {
 }
 
 // hostFindings are what the host itself cannot carry.
-func hostFindings(procs []*task.Process) []failure.Line {
+func hostFindings(procs []*task.Process, pids *survey.View) []failure.Line {
 	var out []failure.Line
 	block := func(id task.HostPID, subject, text string) {
 		out = append(out, failure.Line{Finding: sdk.Finding{
-			Level: sdk.LevelBlock, Task: sdk.TaskID(id), Subject: subject, Text: text,
+			Level: sdk.LevelBlock, Task: pids.ID(id), Subject: subject, Text: text,
 		}})
+	}
+	for _, f := range pids.Findings {
+		out = append(out, failure.Line{Finding: f})
 	}
 	for _, p := range procs {
 		if p.State != task.Zombie && len(p.Threads) == 0 {
 			block(p.PID, "process", "is about to end")
+		}
+		if p.TTY != 0 && pids.Map != nil {
+			block(p.PID, "session", "has a controlling terminal, which is not carried in a tree with PID namespaces of its own")
 		}
 		if p.State == task.Zombie && p.PID == procs[0].PID {
 			block(p.PID, "process", "has ended already")
@@ -60,7 +69,7 @@ func hostFindings(procs []*task.Process) []failure.Line {
 
 // seccompFindings refuses tasks under seccomp where it cannot be suspended:
 // their filters would be asked about injected calls.
-func seccompFindings(procs []*task.Process) []failure.Line {
+func seccompFindings(procs []*task.Process, pids *survey.View) []failure.Line {
 	cannot := task.MaySuspendSeccomp()
 	if cannot == nil {
 		return nil
@@ -73,7 +82,7 @@ func seccompFindings(procs []*task.Process) []failure.Line {
 				continue // what is gone cannot block
 			}
 			out = append(out, failure.Line{Finding: sdk.Finding{
-				Level: sdk.LevelBlock, Task: sdk.TaskID(p.PID), Subject: "seccomp", Text: fmt.Sprintf("cannot be suspended: %v", cannot),
+				Level: sdk.LevelBlock, Task: pids.ID(p.PID), Subject: "seccomp", Text: fmt.Sprintf("cannot be suspended: %v", cannot),
 				Help: "run firn with CAP_SYS_ADMIN and not under seccomp itself",
 			}})
 			break // once per process
@@ -84,11 +93,15 @@ func seccompFindings(procs []*task.Process) []failure.Line {
 
 // hostRecords writes what belongs to no plugin.
 func (f *flow) hostRecords() error {
-	tree := image.TreeToProto(f.plan.tree)
+	tree, pids := image.TreeToProto(f.plan.tree), f.plan.pids
+	pids.Map.Fill(tree)
 	records := &image.HostRecords{Tree: tree}
 	for i, p := range f.frozen.Processes {
 		h := tree.Processes[i]
-		h.Tty, h.TtyPgid, h.ExitSignal = uint64(p.TTY), uint32(max(p.TTYGroup, 0)), uint32(max(p.ExitSignal, 0))
+		h.Tty, h.ExitSignal = uint64(p.TTY), uint32(max(p.ExitSignal, 0))
+		if pids.Map == nil {
+			h.TtyPgid = uint32(max(p.TTYGroup, 0))
+		}
 		switch p.State {
 		case task.Stopped:
 			h.State, h.StopSignal = imagepb.State_STATE_STOPPED, uint32(p.StopSignal)
@@ -98,7 +111,7 @@ func (f *flow) hostRecords() error {
 		h.ExitStatus = uint32(p.ExitStatus)
 		for _, th := range p.Threads {
 			records.Threads = append(records.Threads, &imagepb.HostThread{
-				Id: uint32(th.TID), Process: uint32(p.PID), Arch: arch.Name,
+				Id: uint32(pids.ID(th.TID)), Process: uint32(pids.ID(p.PID)), Arch: arch.Name,
 				Registers: th.Regs.Bytes(), ExtendedState: th.XState, SigMask: th.SigMask,
 			})
 		}
@@ -111,28 +124,4 @@ func (f *flow) hostRecords() error {
 		}
 	}
 	return f.writer.WriteHostRecords(records)
-}
-
-// checkRoot refuses what is no process, with the reason.
-func checkRoot(pid task.HostPID) error {
-	ok, process, err := task.IsProcess(pid)
-	switch {
-	case err != nil:
-		return fmt.Errorf("there is no such process: %w", sdk.ErrTaskGone)
-	case !ok:
-		return fmt.Errorf("%d is a thread of process %d: checkpoint that one: %w", pid, process, sdk.ErrUnsupported)
-	case pid == 1:
-		return fmt.Errorf("process 1 cannot be checkpointed from inside its PID namespace: %w", sdk.ErrUnsupported)
-	}
-	for self := unix.Getpid(); self > 1; {
-		if task.HostPID(self) == pid {
-			return fmt.Errorf("firn itself runs below process %d: %w", pid, sdk.ErrUnsupported)
-		}
-		parent, err := task.ParentOf(task.HostPID(self))
-		if err != nil {
-			return err
-		}
-		self = int(parent)
-	}
-	return nil
 }

@@ -41,6 +41,9 @@ var (
 type Line struct {
 	Plugin string
 	sdk.Finding
+	// PID is the number of the task for the user, if it is not that of the
+	// finding, by which the tree knows it. 0 if it is the same or not known.
+	PID int
 }
 
 // BlockedError lists everything that keeps a tree from being checkpointed or
@@ -67,13 +70,17 @@ func (l Line) String() string {
 	if l.Plugin != "" {
 		parts = append(parts, l.Plugin)
 	}
+	task := fmt.Sprintf("task %d", l.Task)
+	if l.PID != 0 {
+		task += fmt.Sprintf(" (%d here)", l.PID)
+	}
 	switch {
 	case l.Subject != "" && l.Task != 0:
-		parts = append(parts, fmt.Sprintf("%s of task %d", l.Subject, l.Task))
+		parts = append(parts, l.Subject+" of "+task)
 	case l.Subject != "":
 		parts = append(parts, l.Subject)
 	case l.Task != 0:
-		parts = append(parts, fmt.Sprintf("task %d", l.Task))
+		parts = append(parts, task)
 	}
 	parts = append(parts, l.Text)
 	if l.Help != "" {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/firn-cr/firn/host/image/imagepb"
+	"github.com/firn-cr/firn/host/pidns"
 	"github.com/firn-cr/firn/sdk"
 )
 
@@ -40,6 +41,9 @@ type HostRecords struct {
 	// Threads are in the order of the tree.
 	Threads []*imagepb.HostThread
 	Objects []Object
+	// PIDs are the PID namespaces that [Image.HostRecords] finds in the tree; nil
+	// if it has none of its own.
+	PIDs *pidns.Map
 }
 
 // hostPlugin declares the host's record types, for the host's stream block.
@@ -149,8 +153,11 @@ func (r *HostRecords) add(rec sdk.Record) error {
 }
 
 // check compares the records with each other.
-func (r *HostRecords) check() error {
+func (r *HostRecords) check() (err error) {
 	if err := checkTree(r.Tree); err != nil {
+		return err
+	}
+	if r.PIDs, err = pidns.FromImage(r.Tree); err != nil {
 		return err
 	}
 	owner := map[uint32]uint32{} // thread -> process
@@ -233,6 +240,9 @@ func checkTree(t *imagepb.HostTree) error {
 	}
 	seen := map[uint32]bool{} // processes and threads share the numbers
 	known := map[uint32]bool{}
+	if t.OwnPidNamespace && len(t.PidNamespaces) > 0 && t.PidNamespaces[0].Init == 0 {
+		known[uint32(pidns.InitID)] = true // an init of Firn's
+	}
 	for n, p := range t.Processes {
 		if p.Id == 0 || known[p.Id] {
 			return fmt.Errorf("process %d occurs twice", p.Id)

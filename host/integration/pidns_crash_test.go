@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,7 +46,7 @@ func TestCrashRestoreNewPIDNamespace(t *testing.T) {
 		if err := harness.WaitSession(r.PID(), grace); err != nil {
 			t.Fatal(err)
 		}
-		if s.copySettles(original, ticks) {
+		if s.copySettles(original, ticks, 1) {
 			running++
 			// The end of the init is the end of everybody.
 			for _, pid := range adoptedInits() {
@@ -52,7 +54,7 @@ func TestCrashRestoreNewPIDNamespace(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if s.copySettles(original, -1) {
+			if s.copySettles(original, -1, 1) {
 				t.Fatal("the copy outlived its init")
 			}
 		}
@@ -64,8 +66,9 @@ func TestCrashRestoreNewPIDNamespace(t *testing.T) {
 }
 
 // copySettles waits until a copy of the subject ticks beyond ticks, or nothing
-// of it exists; with ticks -1 for the latter only.
-func (s *subject) copySettles(original []int, ticks int) (running bool) {
+// of it exists; with ticks -1 for the latter only. A copy has as many inits of
+// firn's, or else lacks the process that created the original's namespace.
+func (s *subject) copySettles(original []int, ticks, inits int) (running bool) {
 	s.t.Helper()
 	deadline := time.Now().Add(grace)
 	for time.Now().Before(deadline) {
@@ -73,7 +76,7 @@ func (s *subject) copySettles(original []int, ticks int) (running bool) {
 		if slices.Equal(now, original) && len(adoptedInits()) == 0 {
 			return false
 		}
-		if ticks >= 0 && s.last() != ticks && len(adoptedInits()) == 1 && len(now) == 2*len(original) {
+		if ticks >= 0 && s.last() != ticks && len(adoptedInits()) == inits && len(now) == 2*len(original)-1+inits {
 			return true
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -83,19 +86,93 @@ func (s *subject) copySettles(original []int, ticks int) (running bool) {
 	return false
 }
 
-// TestForeignPIDNamespaceRefused: a tree in a PID namespace of its own is
-// refused by name, from outside.
-func TestForeignPIDNamespaceRefused(t *testing.T) {
-	s := startC(t, "pidns")
-	s.pause()
-	r := s.restoreCopy()
-	r.moves()
-	res := want(t, harness.StatusRefused, firn(t), "checkpoint", strconv.Itoa(r.root), "-o", workDir(t)+"/image.firn")
-	for _, name := range []string{"pid namespace", "mnt namespace"} {
-		if !strings.Contains(res.Stderr, name) {
-			t.Errorf("the %s is not named: %s", name, res)
+// TestCrashCheckpointPIDNamespace kills firn at random moments of a checkpoint of
+// trees in PID namespaces: they go on as if nothing had happened.
+func TestCrashCheckpointPIDNamespace(t *testing.T) {
+	s := startInside(t, 1, "--mount-proc")
+	members, killed := s.members(), 0
+	var usual time.Duration
+	for i := range 25 * soak() {
+		r, err := firn(t).Start("checkpoint", strconv.Itoa(s.root), "-o", s.image, "--leave-running")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			time.Sleep(time.Duration(rand.Int64N(int64(usual) * 11 / 10)))
+			_ = r.Kill()
+		}
+		res, err := r.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			if res.Status != harness.StatusDone {
+				t.Fatal(res)
+			}
+			usual = res.Took
+		} else if res.Status != harness.StatusDone {
+			killed++
+		}
+		if err := harness.WaitSession(r.PID(), grace); err != nil {
+			t.Fatal(err)
+		}
+		s.goesOn(members)
+	}
+	t.Logf("%d checkpoints of about %s, %d killed", 25*soak(), usual, killed)
+	s.save(s.root)
+	s.bring()
+	s.goesOn(members)
+	s.finishes()
+}
+
+// TestCrashRestorePIDNamespace kills firn at random moments of a restore of a
+// tree that begins with the first process of a PID namespace.
+func TestCrashRestorePIDNamespace(t *testing.T) {
+	s := startInside(t, 1, "--mount-proc")
+	s.save(s.root, "--leave-stopped")
+	original := s.pids()
+	var usual time.Duration
+	for i := range 25 * soak() {
+		ticks := s.last()
+		r, err := firn(t).Start("restore", "-d", s.image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			time.Sleep(time.Duration(rand.Int64N(int64(usual) * 11 / 10)))
+			_ = r.Kill()
+		}
+		res, err := r.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			usual = res.Took
+		}
+		if err := harness.WaitSession(r.PID(), grace); err != nil {
+			t.Fatal(err)
+		}
+		if s.copySettles(original, ticks, 0) {
+			for _, pid := range s.pids() {
+				if !slices.Contains(original, pid) && isFirst(pid) {
+					// The end of the first process is the end of everybody.
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+					break
+				}
+			}
+			if s.copySettles(original, -1, 0) {
+				t.Fatal("the copy outlived its first process")
+			}
 		}
 	}
-	r.moves()
-	r.end()
+}
+
+// isFirst tells whether a process is the first one of a PID namespace that lies
+// in this process's.
+func isFirst(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := strings.Cut(string(b), "\nNSpid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	numbers := strings.Fields(line)
+	return err == nil && len(numbers) == 2 && numbers[1] == "1"
 }

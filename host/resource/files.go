@@ -78,7 +78,7 @@ func (p *process) readPart(dir, tid int, fds []int) ([]openFD, error) {
 			continue // closed since the listing; cannot happen to a frozen task
 		}
 		if err == nil {
-			f.file.FS, err = p.mounts.fsType(tid, p.mountNamespace(), f.file.MountID)
+			err = p.mounts.place(tid, p.mountNamespace(), &f.file)
 		}
 		if err == nil && f.file.FS == "" && f.file.Type == sdk.TypeRegular {
 			f.file.FS = internalFS(dir, fd)

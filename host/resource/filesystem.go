@@ -2,23 +2,41 @@ package resource
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
 // mounts knows the types of the file systems of all mount namespaces that were
 // met, by namespace and mount id.
 type mounts struct {
+	host  Host
 	mu    sync.Mutex
 	types map[uint64]map[int]string
 }
 
+// place finds the file system of a file of a process, and the mount of the host
+// that the file's mount is. A file that was opened before the process got its
+// mount namespace lies on a mount of the host's.
+func (m *mounts) place(tid int, ns uint64, f *sdk.File) (err error) {
+	f.FS, err = m.fsType(tid, ns, f.MountID)
+	if err == nil && f.FS == "" {
+		var same map[string]uint64
+		if same, err = own(); err == nil && same["mnt"] != ns {
+			f.FS, err = m.fsType(os.Getpid(), same["mnt"], f.MountID)
+		}
+	}
+	f.MountID = m.host.Mount(ns, f.MountID)
+	return err
+}
+
 // fsType returns the type of the file system of a mount, "" if the mount is not
-// in the namespace any more (a lazy umount(2)).
+// in the namespace, or not any more (a lazy umount(2)).
 func (m *mounts) fsType(tid int, ns uint64, mount int) (string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

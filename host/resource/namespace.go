@@ -93,16 +93,16 @@ func (p *process) mountNamespace() uint64 {
 
 // namespaces makes one resource of every namespace that differs from the
 // host's own.
-func namespaces(procs []*process, next func() uint64) []sdk.Resource {
-	host, err := own()
+func namespaces(procs []*process, host Host, next func() uint64) []sdk.Resource {
+	same, err := own()
 	if err != nil {
-		host = nil // then every namespace is reported: nothing is lost
+		same = nil // then every namespace is reported: nothing is lost
 	}
 	index := map[nsLink]int{}
 	var out []sdk.Resource
 	for _, p := range procs {
 		for _, l := range p.ns {
-			if host[l.name] == l.ino {
+			if same[l.name] == l.ino || host.Carries(l.name, l.ino) {
 				continue
 			}
 			i, ok := index[l]

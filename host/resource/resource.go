@@ -38,8 +38,10 @@ const FreeLen = 1 << 30
 // Enumerate lists the resources of all processes of the tree that are not
 // zombies. A process that ended meanwhile is left out when running is true and
 // an error otherwise.
-func Enumerate(ctx context.Context, tree *sdk.Tree, running bool) (*Set, error) {
-	shared := &mounts{}
+//
+// What of the namespaces the host carries itself is left out.
+func Enumerate(ctx context.Context, tree *sdk.Tree, host Host, running bool) (*Set, error) {
+	shared := &mounts{host: host}
 	procs := make([]*process, 0, len(tree.Processes))
 	for i := range tree.Processes {
 		if !tree.Processes[i].Zombie {
@@ -70,10 +72,20 @@ func Enumerate(ctx context.Context, tree *sdk.Tree, running bool) (*Set, error) 
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return assemble(procs, running)
+	return assemble(procs, host, running)
 }
 
-func assemble(procs []*process, running bool) (*Set, error) {
+// Host tells what of the namespaces the host carries itself.
+type Host interface {
+	// Carries tells whether a namespace is carried, by its name under
+	// /proc/PID/ns and its inode.
+	Carries(name string, ino uint64) bool
+	// Mount is the mount of the host's own mount namespace, of which one in
+	// another mount namespace is a copy, or else the mount itself.
+	Mount(ns uint64, id int) int
+}
+
+func assemble(procs []*process, host Host, running bool) (*Set, error) {
 	set := &Set{MaxFD: -1}
 	live := procs[:0]
 	for _, p := range procs {
@@ -87,7 +99,7 @@ func assemble(procs []*process, running bool) (*Set, error) {
 	for _, p := range live {
 		set.Resources = append(set.Resources, sdk.Resource{Kind: sdk.KindTask, Object: uint64(p.ID), Task: p.ID})
 	}
-	set.Resources = append(set.Resources, namespaces(live, next)...)
+	set.Resources = append(set.Resources, namespaces(live, host, next)...)
 	files, err := groupFiles(live, next, running)
 	if err != nil {
 		return nil, err

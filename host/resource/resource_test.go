@@ -21,7 +21,7 @@ func self(t *testing.T) *Set {
 	gate.Cap(t, unix.CAP_SYS_PTRACE)
 	id := sdk.TaskID(os.Getpid())
 	tree := &sdk.Tree{Root: id, Processes: []sdk.Process{{ID: id, PID: int(id), Threads: []sdk.Thread{{ID: id, TID: int(id)}}}}}
-	set, err := Enumerate(context.Background(), tree, true)
+	set, err := Enumerate(context.Background(), tree, nothing{}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,3 +147,9 @@ func FuzzParseNamespace(f *testing.F) {
 	f.Add("uts:[4026531838]")
 	f.Fuzz(func(_ *testing.T, text string) { _, _ = parseNS(text) })
 }
+
+// nothing is a host that carries no namespace itself.
+type nothing struct{}
+
+func (nothing) Carries(string, uint64) bool { return false }
+func (nothing) Mount(_ uint64, id int) int  { return id }

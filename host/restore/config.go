@@ -12,8 +12,9 @@ type Config struct {
 	Image string
 	// LeaveStopped leaves every process stopped by SIGSTOP.
 	LeaveStopped bool
-	// NewPIDNamespace restores the tree into a PID namespace of its own. The
-	// process must have a mount namespace to itself ([EnterMountNamespace]).
+	// NewPIDNamespace restores the tree into a PID namespace of its own, also if
+	// it had none. Where [OwnMounts] says so, the process must have a mount
+	// namespace to itself ([EnterMountNamespace]).
 	NewPIDNamespace bool
 	// ShellJob has the tree join the session of this process, if its own was not
 	// led by one of its processes.

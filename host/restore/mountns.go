@@ -10,12 +10,26 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/host/image"
 	"github.com/firn-cr/firn/sdk"
 )
 
 // enteredKey is the environment variable by which the program that
 // EnterMountNamespace executes knows that it was.
 const enteredKey = "FIRN_MOUNT_NAMESPACE_ENTERED"
+
+// OwnMounts tells whether the tree gets a /proc of its own, and so a mount
+// namespace: it had one, or is to get a PID namespace that it did not have.
+func OwnMounts(cfg *Config) (bool, error) {
+	if cfg.NewPIDNamespace {
+		return true, nil
+	}
+	img, err := image.Open(cfg.Image)
+	if err != nil {
+		return false, err
+	}
+	return img.Manifest().OwnProc, img.Close()
+}
 
 // EnterMountNamespace gives this process a mount namespace of its own, private
 // to it and its children, by executing its program again: no other way leads all

@@ -13,7 +13,7 @@ import (
 	"github.com/firn-cr/firn/host/dispatch"
 	"github.com/firn-cr/firn/host/failure"
 	"github.com/firn-cr/firn/host/image"
-
+	"github.com/firn-cr/firn/host/pidns"
 	"github.com/firn-cr/firn/host/skeleton"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/tape"
@@ -107,7 +107,13 @@ func (r *flow) decode() (err error) {
 	if r.host, err = r.img.HostRecords(); err != nil {
 		return err
 	}
-	r.tree = image.TreeFromProto(r.host.Tree)
+	r.tree, r.pidns = image.TreeFromProto(r.host.Tree), r.host.PIDs
+	if m := r.img.Manifest(); m.OwnProc != r.pidns.HasProc() {
+		return fmt.Errorf("the manifest and the tree disagree about a /proc of its own: %w", sdk.ErrCorrupt)
+	}
+	if r.cfg.NewPIDNamespace && !r.pidns.IsOwn() {
+		r.pidns = pidns.New(r.pidns)
+	}
 	if r.contexts, err = decodeContexts(r.host.Threads); err != nil {
 		return err
 	}
@@ -167,15 +173,15 @@ func (r *flow) openSessions(ctx context.Context) error {
 }
 
 // check finds out whether the tree can exist here, before anything is created.
-func (r *flow) check(ctx context.Context) (skeleton.Plan, error) {
+func (r *flow) check(ctx context.Context) error {
 	nums, err := r.numbers()
 	if err != nil {
-		return skeleton.Plan{}, err
+		return err
 	}
 	lines := nums.conflicts(r.tree)
 	limit, err := pidMax()
 	if err != nil {
-		return skeleton.Plan{}, err
+		return err
 	}
 	for i := range r.tree.Processes {
 		if id := r.tree.Processes[i].ID; id >= limit {
@@ -187,23 +193,24 @@ func (r *flow) check(ctx context.Context) (skeleton.Plan, error) {
 	}
 	out, err := nums.outside()
 	if err != nil {
-		return skeleton.Plan{}, err
+		return err
 	}
 	out.Join = r.cfg.ShellJob
-	plan, blocks := skeleton.New(r.tree, out)
-	for _, f := range append(blocks, plan.Notes...) {
+	var blocks []sdk.Finding
+	r.plan, blocks = skeleton.New(r.tree, r.pidns, out)
+	for _, f := range append(blocks, r.plan.Notes...) {
 		lines = append(lines, failure.Line{Finding: f})
 	}
 	found, err := r.checkImage(ctx)
 	if err != nil {
-		return plan, err
+		return err
 	}
 	lines = append(lines, found...)
 	r.note(lines)
 	if b := failure.Blockers(lines); len(b) > 0 {
-		return plan, &failure.BlockedError{Lines: b, Restore: true}
+		return &failure.BlockedError{Lines: b, Restore: true}
 	}
-	return plan, r.prepare()
+	return r.prepare()
 }
 
 func (r *flow) checkImage(ctx context.Context) ([]failure.Line, error) {
@@ -262,6 +269,9 @@ func (r *flow) close(ctx context.Context, failed error) error {
 		r.cfg.Log.Warn("end plugins", "error", err)
 	}
 	errs = nil
+	if r.ns != nil {
+		errs = append(errs, r.ns.close())
+	}
 	for _, f := range r.service.files[min(2, len(r.service.files)):] {
 		errs = append(errs, f.Close())
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/host/failure"
+	"github.com/firn-cr/firn/host/pidns"
 	"github.com/firn-cr/firn/host/skeleton"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/procfs"
@@ -26,11 +27,13 @@ type numbers struct {
 
 // numbers tells which numbers are taken where the tree will live.
 func (r *flow) numbers() (*numbers, error) {
-	if !r.cfg.NewPIDNamespace {
+	if !r.pidns.IsOwn() {
 		return readNumbers()
 	}
 	n := &numbers{holder: map[sdk.TaskID]string{}, fresh: true}
-	n.holder[initID] = "the init of a new PID namespace"
+	if r.pidns.FirnInit() {
+		n.holder[pidns.InitID] = "the init of a new PID namespace"
+	}
 	return n, nil
 }
 

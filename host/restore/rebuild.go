@@ -58,6 +58,9 @@ func (r *flow) rebuild(ctx context.Context) error {
 	if err := r.phase("threads", &r.res.RebuildMS, func() error { return r.cloneThreads(ctx) }); err != nil {
 		return err
 	}
+	if err := r.phase("PID namespaces", &r.res.RebuildMS, func() error { return r.enterNamespaces(ctx) }); err != nil {
+		return err
+	}
 	if err := r.phase("files", &r.res.RebuildMS, func() error { return r.install(ctx) }); err != nil {
 		return err
 	}

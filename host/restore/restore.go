@@ -17,6 +17,7 @@ import (
 	"github.com/firn-cr/firn/host/image"
 	"github.com/firn-cr/firn/host/image/imagepb"
 	"github.com/firn-cr/firn/host/internal/ui"
+	"github.com/firn-cr/firn/host/pidns"
 	"github.com/firn-cr/firn/host/skeleton"
 	"github.com/firn-cr/firn/host/task"
 	"github.com/firn-cr/firn/sdk"
@@ -47,7 +48,11 @@ type flow struct {
 	created  []created
 	// pids are the processes that were created, by their numbers in the image.
 	pids map[sdk.TaskID]task.HostPID
-	// ns is the tree's own PID namespace; nil if it has none.
+	// plan is how the processes come about.
+	plan skeleton.Plan
+	// pidns are the PID namespaces of the tree; nil if it has none.
+	pidns *pidns.Map
+	// ns is the tree's own PID namespace, once it exists; nil if it has none.
 	ns *namespace
 }
 
@@ -75,7 +80,11 @@ func (r *flow) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.tracer.Close()) }()
 	r.engine = task.NewEngine(r.tracer)
-	if r.cfg.NewPIDNamespace {
+	own, err := OwnMounts(&r.cfg)
+	if err != nil {
+		return err
+	}
+	if own {
 		// Before there are plugins, which share it.
 		if err := aloneInMountNamespace(); err != nil {
 			return err
@@ -87,19 +96,18 @@ func (r *flow) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.close(ctx, err)) }()
 
-	plan, err := r.check(ctx)
-	if err != nil {
+	if err := r.check(ctx); err != nil {
 		return err
 	}
-	if err := r.build(ctx, plan); err != nil {
+	if err := r.build(ctx); err != nil {
 		return errors.Join(err, r.destroy(ctx))
 	}
 	return r.phase("resumed", &r.res.ResumeMS, func() error { return r.resumed(ctx) })
 }
 
 // build creates the tree and lets it run.
-func (r *flow) build(ctx context.Context, plan skeleton.Plan) error {
-	if err := r.phase("skeleton", &r.res.SkeletonMS, func() error { return r.spawn(ctx, plan) }); err != nil {
+func (r *flow) build(ctx context.Context) error {
+	if err := r.phase("skeleton", &r.res.SkeletonMS, func() error { return r.spawn(ctx, r.plan) }); err != nil {
 		return err
 	}
 	if err := r.rebuild(ctx); err != nil {

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/host/pidns"
 	"github.com/firn-cr/firn/host/skeleton"
 	"github.com/firn-cr/firn/host/task"
 	"github.com/firn-cr/firn/sdk"
@@ -90,7 +92,9 @@ func (s *spawner) step(st skeleton.Step) error {
 	case skeleton.OpSetsid:
 		return s.inTask(st.Task, "setsid", unix.SYS_SETSID)
 	case skeleton.OpSetpgid:
-		return s.inTask(st.Task, "setpgid", unix.SYS_SETPGID, 0, uint64(st.PGID))
+		return s.inTask(st.By, "setpgid", unix.SYS_SETPGID, uint64(st.Number), uint64(st.Group))
+	case skeleton.OpEnter:
+		return enter(s.ops, s.pids[st.Task], s.seed.Gadget, st)
 	case skeleton.OpExit:
 		return s.exit(st.Task)
 	case skeleton.OpRemove:
@@ -107,7 +111,7 @@ func (s *spawner) inTask(id sdk.TaskID, what string, nr int, args ...uint64) err
 }
 
 func (s *spawner) clone(st skeleton.Step) error {
-	c := &task.Clone{From: s.seed.PID, Gadget: s.seed.Gadget, Scratch: s.seed.Scratch, ID: task.NSPID(st.Task), Inside: s.ns != nil}
+	c := &task.Clone{From: s.seed.PID, Gadget: s.seed.Gadget, Scratch: s.seed.Scratch, IDs: st.SetTID, Inside: s.ns != nil}
 	switch {
 	case st.From == skeleton.Host, st.Sibling:
 		c.Flags = unix.CLONE_PARENT // exit_signal is the creator's
@@ -117,10 +121,18 @@ func (s *spawner) clone(st skeleton.Step) error {
 	if st.From != skeleton.Host {
 		c.From = s.pids[st.From]
 	}
+	if st.NewNamespace {
+		c.Flags |= unix.CLONE_NEWPID
+	}
 	pid, err := s.ops.Clone(c)
 	s.keep(st.Task, pid)
 	if err != nil {
 		return err
+	}
+	if s.ns != nil && st.Task == pidns.InitID {
+		if err := s.ns.openProc(s.ops, pid, s.pidns); err != nil {
+			return err
+		}
 	}
 	p := s.tree.Process(st.Task)
 	if p == nil {
@@ -183,11 +195,22 @@ func (s *spawner) exit(id sdk.TaskID) error {
 		return fmt.Errorf("task %d is not in the tree: %w", id, sdk.ErrCorrupt)
 	}
 	s.noisy[sdk.TaskID(h.Parent)] = true
+	// It keeps its name.
+	name := append(bytes.Clone(h.Comm[:min(len(h.Comm), maxName)]), 0)
+	if err := s.ops.Write(s.pids[id], s.seed.Scratch, name); err != nil {
+		return err
+	}
+	if err := s.inTask(id, "set the name", unix.SYS_PRCTL, unix.PR_SET_NAME, s.seed.Scratch); err != nil {
+		return err
+	}
 	if err := s.ops.Exit(s.pids[id], s.seed.Gadget, unix.WaitStatus(h.ExitStatus)); err != nil {
 		return fmt.Errorf("task %d: end it as it had ended: %w", id, err)
 	}
 	return nil
 }
+
+// maxName is the longest name of a task (TASK_COMM_LEN with the zero is 16).
+const maxName = 15
 
 // remove ends a stand-in and has its parent reap it.
 func (s *spawner) remove(st skeleton.Step) error {
@@ -197,7 +220,7 @@ func (s *spawner) remove(st skeleton.Step) error {
 	}
 	if st.Parent != skeleton.Host {
 		s.noisy[st.Parent] = true
-		if err := s.inTask(st.Parent, "reap a stand-in", unix.SYS_WAIT4, uint64(st.Task), 0, unix.WALL, 0); err != nil {
+		if err := s.inTask(st.Parent, "reap a stand-in", unix.SYS_WAIT4, uint64(st.Number), 0, unix.WALL, 0); err != nil {
 			return err
 		}
 	}

@@ -28,7 +28,7 @@ func (r *flow) cloneThreads(ctx context.Context) error {
 				slice := r.regions.thread(p, n)
 				tid, err := o.Clone(&task.Clone{
 					From: task.HostPID(p.PID), Gadget: p.Reserved.Start + arch.TapeGadget(),
-					Scratch: slice.Addr, Mem: slice.Mem, Flags: threadFlags, ID: task.NSPID(th.ID), Inside: r.ns != nil,
+					Scratch: slice.Addr, Mem: slice.Mem, Flags: threadFlags, IDs: r.pidns.SetTID(th.ID), Inside: r.ns != nil,
 				})
 				r.addThread(p.PID, tid)
 				if err != nil {
@@ -38,6 +38,19 @@ func (r *flow) cloneThreads(ctx context.Context) error {
 				if err := r.addTarget(o, task.HostPID(th.TID), slice); err != nil {
 					return err
 				}
+			}
+		}
+		return nil
+	})
+}
+
+// enterNamespaces has the children of processes be born where they were to be.
+func (r *flow) enterNamespaces(ctx context.Context) error {
+	return r.tracer.With(ctx, func(o *task.Ops) error {
+		for _, st := range r.plan.Children {
+			p := r.tree.Process(st.Task)
+			if err := enter(o, r.pids[st.Task], p.Reserved.Start+arch.TapeGadget(), st); err != nil {
+				return err
 			}
 		}
 		return nil

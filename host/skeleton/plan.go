@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/firn-cr/firn/host/pidns"
 	"github.com/firn-cr/firn/sdk"
 )
 
@@ -33,6 +34,8 @@ const (
 	OpExit
 	// OpRemove ends the stand-in Task and has its parent reap it.
 	OpRemove
+	// OpEnter has the children of Task be born in the PID namespace of a process.
+	OpEnter
 )
 
 // Host stands for the restorer itself as creator or parent.
@@ -46,6 +49,19 @@ type Step struct {
 	Parent  sdk.TaskID // OpClone, OpRemove: who is or becomes the parent
 	Sibling bool       // OpClone
 	PGID    sdk.TaskID // OpSetpgid
+	// By is who moves Task: itself, or its parent where Task does not see the
+	// group.
+	By sdk.TaskID // OpSetpgid
+	// Number and Group are numbers in the PID namespace of who makes the system
+	// call. Number is what to name: for OpSetpgid, the task, 0 for itself; for
+	// OpRemove the stand-in; for OpEnter a process in the namespace.
+	Number, Group int
+	// SetTID are the numbers of Task, that of its own PID namespace first.
+	SetTID []uint32 // OpClone
+	// NewNamespace makes Task the first process of a PID namespace.
+	NewNamespace bool // OpClone
+	// Unshare has the next child begin a namespace, instead of entering one.
+	Unshare bool // OpEnter
 }
 
 // Outside says what of the world outside the tree still exists under the
@@ -66,14 +82,19 @@ func Nothing() Outside { return Outside{Used: func(sdk.TaskID) bool { return fal
 // Plan is the order of creation.
 type Plan struct {
 	Steps []Step
+	// Children are steps for later, when the processes have their threads, which
+	// only a process can create whose children are born in its own namespace.
+	Children []Step
 	// Notes are differences from the original tree that cannot be avoided.
 	Notes []sdk.Finding
 }
 
-// New plans the tree. Findings with LevelBlock say that it cannot be rebuilt.
-func New(tree *sdk.Tree, out Outside) (Plan, []sdk.Finding) {
+// New plans a tree and its PID namespaces, which may be nil. Findings with
+// LevelBlock say that it cannot be rebuilt.
+func New(tree *sdk.Tree, ns *pidns.Map, out Outside) (Plan, []sdk.Finding) {
 	p := &planner{
-		tree: tree, out: out,
+		tree: tree, out: out, ns: ns, children: map[sdk.TaskID]int{}, made: map[int]bool{0: true},
+		standInNS: map[sdk.TaskID]int{}, standInTID: map[sdk.TaskID][]uint32{},
 		procs: map[sdk.TaskID]*sdk.Process{}, kids: map[sdk.TaskID][]*sdk.Process{},
 		sid: map[sdk.TaskID]sdk.TaskID{}, pgid: map[sdk.TaskID]sdk.TaskID{}, parent: map[sdk.TaskID]sdk.TaskID{},
 	}
@@ -90,8 +111,11 @@ func New(tree *sdk.Tree, out Outside) (Plan, []sdk.Finding) {
 		return Plan{}, []sdk.Finding{{Level: sdk.LevelBlock, Subject: "tree", Text: "has no root"}}
 	}
 	p.root(root)
+	p.orphans()
+	p.deferred()
 	p.groups()
 	p.ends()
+	p.namespaces()
 	return p.plan, p.blocks
 }
 
@@ -113,6 +137,16 @@ type planner struct {
 	ownSession sdk.TaskID
 	plan       Plan
 	blocks     []sdk.Finding
+
+	ns *pidns.Map
+	// children is where the children of a process are born so far.
+	children map[sdk.TaskID]int
+	made     map[int]bool // namespaces that have their first process
+	// later are processes in namespaces that are not made yet.
+	later []*sdk.Process
+	// standInNS and standInTID are the namespaces and the numbers of stand-ins.
+	standInNS  map[sdk.TaskID]int
+	standInTID map[sdk.TaskID][]uint32
 }
 
 func (p *planner) clone(id, from sdk.TaskID, sibling bool) {
@@ -120,7 +154,8 @@ func (p *planner) clone(id, from sdk.TaskID, sibling bool) {
 	if sibling {
 		parent = p.parent[from]
 	}
-	p.plan.Steps = append(p.plan.Steps, Step{Op: OpClone, Task: id, From: from, Parent: parent, Sibling: sibling})
+	st := p.born(Step{Op: OpClone, Task: id, From: from, Parent: parent, Sibling: sibling})
+	p.plan.Steps = append(p.plan.Steps, st)
 	p.sid[id], p.pgid[id], p.parent[id] = p.sid[from], p.pgid[from], parent
 	p.created = append(p.created, id)
 }
@@ -150,7 +185,7 @@ func (p *planner) root(root *sdk.Process) {
 		p.joined = x
 		p.clone(root.ID, Host, false)
 	case p.procs[x] == nil && x != 0 && !p.out.Used(x):
-		p.leader(x, Host)
+		p.leader(x, Host, 0)
 		p.clone(root.ID, x, true)
 	default:
 		p.ownSession = x
@@ -161,7 +196,8 @@ func (p *planner) root(root *sdk.Process) {
 }
 
 // leader creates a stand-in that leads a session, as a child of parent.
-func (p *planner) leader(id, parent sdk.TaskID) {
+func (p *planner) leader(id, parent sdk.TaskID, ns int) {
+	p.standInNS[id] = ns
 	p.clone(id, parent, false)
 	p.setsid(id)
 	p.standIn = append(p.standIn, id)
@@ -175,7 +211,7 @@ func (p *planner) family(t *sdk.Process) {
 	if leads && p.sid[t.ID] != t.ID {
 		before := p.sid[t.ID]
 		kids = slices.DeleteFunc(kids, func(c *sdk.Process) bool {
-			if p.wantSID(c) != before || before == 0 {
+			if p.wantSID(c) != before || !p.ready(c) {
 				return false
 			}
 			p.child(c, t.ID, false)
@@ -185,18 +221,19 @@ func (p *planner) family(t *sdk.Process) {
 	}
 	// Leaders first: their siblings may need them as creators.
 	for _, c := range kids {
-		if w := p.wantSID(c); w == c.ID {
+		if w := p.wantSID(c); w == c.ID && p.readyOrLater(c) {
 			p.child(c, t.ID, false)
 		}
 	}
 	for _, c := range kids {
-		if w := p.wantSID(c); w != c.ID {
+		if w := p.wantSID(c); w != c.ID && p.readyOrLater(c) {
 			p.inSession(c, t, w)
 		}
 	}
 }
 
 func (p *planner) child(c *sdk.Process, from sdk.TaskID, sibling bool) {
+	p.inherit(c, from)
 	p.clone(c.ID, from, sibling)
 	p.family(c)
 }
@@ -208,19 +245,20 @@ func (p *planner) inSession(c, t *sdk.Process, x sdk.TaskID) {
 		return
 	}
 	for _, s := range p.created {
-		if p.parent[s] == t.ID && p.sid[s] == x {
+		if p.parent[s] == t.ID && p.sid[s] == x && p.canCreate(s, c, true) {
 			p.child(c, s, true)
 			return
 		}
 	}
-	if p.procs[x] != nil || p.out.Used(x) || slices.Contains(p.created, x) {
-		p.blocks = append(p.blocks, sdk.Finding{
-			Level: sdk.LevelBlock, Task: c.ID, Subject: "session",
-			Text: fmt.Sprintf("is in session %d, which neither its parent %d nor a sibling is in", x, t.ID),
-		})
+	ns, known := p.leaderNamespace(x, c)
+	if p.procs[x] != nil || p.out.Used(x) || slices.Contains(p.created, x) || !known {
+		if p.abandon(c, t, x) {
+			return
+		}
+		p.block(c.ID, "session", fmt.Sprintf("is in session %d, which neither its parent %d nor a sibling is in", x, t.ID))
 		return
 	}
-	p.leader(x, t.ID)
+	p.leader(x, t.ID, ns)
 	p.child(c, x, true)
 }
 
@@ -240,7 +278,19 @@ func (p *planner) groups() {
 }
 
 func (p *planner) setpgid(id, pgid sdk.TaskID) {
-	p.plan.Steps = append(p.plan.Steps, Step{Op: OpSetpgid, Task: id, PGID: pgid})
+	by := id
+	if !p.sees(id, pgid) {
+		by = p.parent[id]
+		if by == Host || !p.sees(by, pgid) {
+			p.block(id, "process group", fmt.Sprintf("group %d cannot be joined from its PID namespace", pgid))
+			return
+		}
+	}
+	st := Step{Op: OpSetpgid, Task: id, PGID: pgid, By: by, Group: p.number(pgid, p.of(by))}
+	if by != id {
+		st.Number = p.number(id, p.of(by))
+	}
+	p.plan.Steps = append(p.plan.Steps, st)
 	p.pgid[id] = pgid
 }
 
@@ -261,8 +311,10 @@ func (p *planner) groupReady(id, pgid sdk.TaskID) bool {
 			p.setpgid(pgid, pgid)
 			return true
 		}
-	} else if pgid != 0 && !p.out.Used(pgid) && pgid != p.ownSession {
-		p.clone(pgid, id, true)
+	} else if ns, known := p.leaderNamespace(pgid, p.procs[id]); known && pgid != 0 && !p.out.Used(pgid) && pgid != p.ownSession {
+		p.standInNS[pgid] = ns
+		// The first process of a namespace cannot have siblings.
+		p.clone(pgid, id, !p.ns.IsInit(id))
 		p.setpgid(pgid, pgid)
 		p.standIn = append(p.standIn, pgid)
 		return true
@@ -291,7 +343,8 @@ func (p *planner) ends() {
 		}
 	}
 	for _, id := range slices.Backward(p.standIn) {
-		p.plan.Steps = append(p.plan.Steps, Step{Op: OpRemove, Task: id, Parent: p.parent[id]})
+		parent := p.parent[id]
+		p.plan.Steps = append(p.plan.Steps, Step{Op: OpRemove, Task: id, Parent: parent, Number: p.number(id, p.of(parent))})
 	}
 }
 

@@ -107,7 +107,7 @@ func TestPlanKeepsParentsSessionsAndGroups(t *testing.T) {
 			tree := &sdk.Tree{Root: 10, Processes: procs}
 			out := Nothing()
 			out.Session, out.Group = 500, 501
-			plan, blocks := New(tree, out)
+			plan, blocks := New(tree, nil, out)
 			if len(blocks) > 0 || len(plan.Notes) > 0 {
 				t.Fatalf("blocks %v, notes %v", blocks, plan.Notes)
 			}
@@ -128,7 +128,7 @@ func TestPlanKeepsParentsSessionsAndGroups(t *testing.T) {
 
 func TestPlanInTheRestorersSession(t *testing.T) {
 	tree := &sdk.Tree{Root: 10, Processes: []sdk.Process{proc(10, 0, 7, 5), proc(11, 10, 7, 5)}}
-	plan, blocks := New(tree, Outside{Session: 5, Group: 7, Used: used(5, 7)})
+	plan, blocks := New(tree, nil, Outside{Session: 5, Group: 7, Used: used(5, 7)})
 	if len(blocks) > 0 || len(plan.Notes) > 0 {
 		t.Fatalf("blocks %v, notes %v", blocks, plan.Notes)
 	}
@@ -143,7 +143,7 @@ func TestPlanJoinsTheRestorersSession(t *testing.T) {
 	tree := &sdk.Tree{Root: 10, Processes: procs}
 	for _, u := range [][]sdk.TaskID{nil, {5}} {
 		out := Outside{Session: 500, Group: 501, Join: true, Used: used(u...)}
-		plan, blocks := New(tree, out)
+		plan, blocks := New(tree, nil, out)
 		if len(blocks) > 0 || len(plan.Notes) > 0 {
 			t.Fatalf("blocks %v, notes %v", blocks, plan.Notes)
 		}
@@ -163,7 +163,7 @@ func TestPlanJoinsTheRestorersSession(t *testing.T) {
 func TestPlanReplacesAForeignSession(t *testing.T) {
 	tree := &sdk.Tree{Root: 10, Processes: []sdk.Process{proc(10, 0, 7, 5), proc(11, 10, 7, 5), proc(12, 10, 12, 12)}}
 	out := Outside{Session: 500, Group: 501, Used: used(5, 7)}
-	plan, blocks := New(tree, out)
+	plan, blocks := New(tree, nil, out)
 	if len(blocks) > 0 || len(plan.Notes) == 0 {
 		t.Fatalf("blocks %v, notes %v", blocks, plan.Notes)
 	}
@@ -178,7 +178,7 @@ func TestPlanReplacesAForeignSession(t *testing.T) {
 func TestPlanNamesWhatItCannotRebuild(t *testing.T) {
 	// 12 was re-parented to 10 and is in the session of a live grandchild.
 	tree := &sdk.Tree{Root: 10, Processes: []sdk.Process{proc(10, 0, 10, 10), proc(11, 10, 11, 10), proc(13, 11, 13, 13), proc(12, 10, 13, 13)}}
-	_, blocks := New(tree, Nothing())
+	_, blocks := New(tree, nil, Nothing())
 	if len(blocks) != 1 || blocks[0].Task != 12 {
 		t.Errorf("blocks %+v, want one for task 12", blocks)
 	}

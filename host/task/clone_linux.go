@@ -19,16 +19,17 @@ type Clone struct {
 	// From is the creator, Gadget a system call instruction in it.
 	From   HostPID
 	Gadget uint64
-	// Scratch is memory of the creator for the arguments, 128 bytes or more,
+	// Scratch is memory of the creator for the arguments, 256 bytes or more,
 	// and Mem the same bytes here. Without Mem they are written by the kernel.
 	Scratch uint64
 	Mem     []byte
 	// Flags of clone(2); CLONE_PTRACE is added.
 	Flags      uint64
 	ExitSignal int
-	// ID is the number that the new task shall have where it is born.
-	ID NSPID
-	// Inside says that it is born in another PID namespace than the host's:
+	// IDs are the numbers that the new task shall have: in the PID namespace in
+	// which it is born, in the one around that, and so on.
+	IDs []uint32
+	// Inside says that these do not reach as far as the host's PID namespace:
 	// the kernel finds a free number for it here.
 	Inside bool
 }
@@ -39,14 +40,19 @@ const cloneArgsSize = 88
 
 func (c *Clone) args() []byte {
 	le := binary.LittleEndian
-	b := make([]byte, cloneArgsSize+8)
+	b := make([]byte, cloneArgsSize, cloneArgsSize+4*len(c.IDs))
 	le.PutUint64(b[0:], c.Flags|unix.CLONE_PTRACE)
 	le.PutUint64(b[32:], uint64(c.ExitSignal))
 	le.PutUint64(b[64:], c.Scratch+cloneArgsSize) // set_tid
-	le.PutUint64(b[72:], 1)                       // set_tid_size
-	le.PutUint32(b[cloneArgsSize:], uint32(c.ID))
+	le.PutUint64(b[72:], uint64(len(c.IDs)))      // set_tid_size
+	for _, id := range c.IDs {
+		b = le.AppendUint32(b, id)
+	}
 	return b
 }
+
+// id is the number in the outermost namespace of which one is wanted.
+func (c *Clone) id() HostPID { return HostPID(c.IDs[len(c.IDs)-1]) }
 
 // Clone creates a task and returns its number here. The new one is traced and
 // stopped before its first instruction. With an error, a number that is not 0
@@ -58,33 +64,37 @@ func (o *Ops) Clone(c *Clone) (HostPID, error) {
 	} else if err := writeMem(c.From, c.Scratch, args); err != nil {
 		return 0, err
 	}
-	if c.Inside {
+	if c.elsewhere() {
 		// clone3 returns the number in the creator's namespace; the event has
 		// the one in the tracer's (ptrace_event_pid in linux/ptrace.h, since
 		// 3.17).
 		err := suspended(opsOptions|optTraceFork|optTraceClone, func(opts uintptr) error { return setOptions(c.From, opts) })
 		if err != nil {
-			return 0, fmt.Errorf("create task %d: trace clones of task %d: %w", c.ID, c.From, err)
+			return 0, fmt.Errorf("create task %d: trace clones of task %d: %w", c.id(), c.From, err)
 		}
 	}
 	got, born, err := o.execute(c.From, c.Gadget, unix.SYS_CLONE3, c.Scratch, cloneArgsSize)
-	if !c.Inside {
+	if !c.elsewhere() {
 		born = HostPID(got)
 	}
 	switch {
 	case errors.Is(err, unix.EEXIST):
-		return 0, fmt.Errorf("create task %d: its number is taken: %w", c.ID, sdk.ErrInUse)
+		return 0, fmt.Errorf("create task %d: its number is taken: %w", c.id(), sdk.ErrInUse)
 	case errors.Is(err, unix.EPERM):
-		return 0, fmt.Errorf("create task %d under its number: CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN needed: %w", c.ID, sdk.ErrNotPermitted)
+		return 0, fmt.Errorf("create task %d under its number: CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN needed: %w", c.id(), sdk.ErrNotPermitted)
 	case err != nil:
-		return 0, fmt.Errorf("create task %d: clone3 in task %d: %w", c.ID, c.From, err)
+		return 0, fmt.Errorf("create task %d: clone3 in task %d: %w", c.id(), c.From, err)
 	case born == 0:
-		return 0, fmt.Errorf("create task %d: the kernel did not tell its number: %w", c.ID, sdk.ErrKernel)
-	case !c.Inside && NSPID(born) != c.ID:
-		return born, fmt.Errorf("create task %d: the kernel gave it number %d: %w", c.ID, born, sdk.ErrUnsupported)
+		return 0, fmt.Errorf("create task %d: the kernel did not tell its number: %w", c.id(), sdk.ErrKernel)
+	case !c.Inside && born != c.id():
+		return born, fmt.Errorf("create task %d: the kernel gave it number %d: %w", c.id(), born, sdk.ErrUnsupported)
 	}
 	return born, o.AwaitStop(born)
 }
+
+// elsewhere tells whether the creator may be in another PID namespace than the
+// host, so that it does not get the number here.
+func (c *Clone) elsewhere() bool { return c.Inside || len(c.IDs) > 1 }
 
 func writeMem(tid HostPID, addr uint64, b []byte) error {
 	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", tid), os.O_WRONLY, 0)
@@ -97,6 +107,9 @@ func writeMem(tid HostPID, addr uint64, b []byte) error {
 	}
 	return nil
 }
+
+// SeedName is what the seed, and what is cloned from it, is called in /proc.
+const SeedName = "firn-seed"
 
 // Seed is the tiny program from which a restore clones the tree.
 type Seed struct {
@@ -117,14 +130,14 @@ const execFD = 200
 // become its descriptors 0, 1, 2 ... and it has no others.
 func (o *Ops) StartSeed(files []*os.File) (*Seed, error) {
 	elf, gadget, init := arch.Seed()
-	fd, err := unix.MemfdCreate("firn-seed", unix.MFD_CLOEXEC|unix.MFD_EXEC)
+	fd, err := unix.MemfdCreate(SeedName, unix.MFD_CLOEXEC|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // before 6.3
-		fd, err = unix.MemfdCreate("firn-seed", unix.MFD_CLOEXEC)
+		fd, err = unix.MemfdCreate(SeedName, unix.MFD_CLOEXEC)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("seed: memfd_create: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), "firn-seed")
+	f := os.NewFile(uintptr(fd), SeedName)
 	defer f.Close()
 	if _, err := f.Write(elf); err != nil {
 		return nil, fmt.Errorf("seed: %w", err)
@@ -138,7 +151,7 @@ func (o *Ops) StartSeed(files []*os.File) (*Seed, error) {
 	for _, x := range files {
 		attr.Files = append(attr.Files, x.Fd())
 	}
-	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", high), []string{"firn-seed"}, attr)
+	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", high), []string{SeedName}, attr)
 	runtime.KeepAlive(files)
 	if err != nil {
 		return nil, fmt.Errorf("seed: execute: %w", err)

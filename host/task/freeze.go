@@ -46,22 +46,27 @@ type Frozen struct {
 	// groups are frozen again when the tasks are let go.
 	groups *Groups
 	done   bool
+	// init is [Roots.Init], which ends with the tree; nil without one.
+	init *Process
 }
 
 // Freeze stops a whole tree. When it fails, everything that was stopped runs
 // again. groups are control groups that keep the tree from running; nil if there
 // are none.
-func Freeze(ctx context.Context, t *Tracer, root HostPID, groups *Groups) (*Frozen, error) {
+func Freeze(ctx context.Context, t *Tracer, roots Roots, groups *Groups) (*Frozen, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, freezeTime,
 		fmt.Errorf("a task did not stop within %v: %w", freezeTime, sdk.ErrTimeout))
 	defer cancel()
 	f := &freezer{ctx: ctx, tasks: map[HostPID]*tracee{}}
 	frozen := &Frozen{tracer: t, engine: NewEngine(t), regions: map[HostPID]*region{}, groups: groups}
 	err := t.Do(func() error {
-		if err := f.stopAll(root); err != nil {
+		if err := f.stopAll(roots); err != nil {
 			return errors.Join(err, f.undo())
 		}
-		procs, err := f.read(root)
+		procs, err := f.read(roots)
+		if err == nil && roots.Init != 0 {
+			frozen.init, err = readProcess(roots.Init)
+		}
 		if err == nil {
 			err = groups.thaw()
 		}
@@ -92,9 +97,9 @@ type freezer struct {
 // stopAll seizes and interrupts everything it finds before it waits for
 // anything, and looks again until nothing is new: a task that was found late
 // was created by one that was not stopped yet.
-func (f *freezer) stopAll(root HostPID) error {
+func (f *freezer) stopAll(roots Roots) error {
 	for {
-		found, err := f.seizeNew(root)
+		found, err := f.seizeNew(roots)
 		if err != nil {
 			return err
 		}
@@ -107,15 +112,19 @@ func (f *freezer) stopAll(root HostPID) error {
 		}
 	}
 	if len(f.tasks) == 0 {
-		return fmt.Errorf("process %d: %w", root, sdk.ErrTaskGone)
+		return fmt.Errorf("process %d: %w", roots.Root, sdk.ErrTaskGone)
 	}
 	return nil
 }
 
-func (f *freezer) seizeNew(root HostPID) (bool, error) {
+func (f *freezer) seizeNew(roots Roots) (bool, error) {
 	found := false
+	first, err := roots.list()
+	if err != nil {
+		return false, err
+	}
 	seen := map[HostPID]bool{}
-	for queue := []HostPID{root}; len(queue) > 0; queue = queue[1:] {
+	for queue := first; len(queue) > 0; queue = queue[1:] {
 		pid := queue[0]
 		if seen[pid] {
 			continue

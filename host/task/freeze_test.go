@@ -110,7 +110,7 @@ func freeze(t *testing.T, tr *Tracer, pid HostPID) *Frozen {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	f, err := Freeze(ctx, tr, pid, nil)
+	f, err := Freeze(ctx, tr, Roots{Root: pid}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

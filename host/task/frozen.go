@@ -218,13 +218,36 @@ func (f *Frozen) killAll(ctx context.Context) error {
 		errs = append(errs, r.drop())
 	}
 	// The kernel lets a parent reap a process only after its tracer has
-	// reaped every thread, the main thread last.
-	for _, p := range f.Processes {
-		for i := len(p.Threads) - 1; i >= 0; i-- {
-			errs = append(errs, reap(ctx, p.Threads[i].TID))
-		}
+	// reaped every thread, the main thread last. The first process of a PID
+	// namespace does not end before all others in it are reaped, wherever they
+	// are in the tree: nobody is waited for alone.
+	left := slices.Clone(f.Processes)
+	slices.Reverse(left)
+	for len(left) > 0 {
+		left = slices.DeleteFunc(left, func(p *Process) bool {
+			err := reapProcess(ctx, p)
+			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+				return false
+			}
+			errs = append(errs, err)
+			return true
+		})
 	}
 	return errors.Join(errs...)
+}
+
+// reapSlice is how long one process is waited for before the others' turn.
+const reapSlice = 50 * time.Millisecond
+
+func reapProcess(ctx context.Context, p *Process) error {
+	ctx, cancel := context.WithTimeout(ctx, reapSlice)
+	defer cancel()
+	for i := len(p.Threads) - 1; i >= 0; i-- {
+		if err := reap(ctx, p.Threads[i].TID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // largeMemory is from how much resident memory on freeing it is worth a call.
@@ -288,7 +311,11 @@ func reap(ctx context.Context, tid HostPID) error {
 // its parent may be expected to take.
 func (f *Frozen) awaitReaped(ctx context.Context) (unreaped []HostPID) {
 	start := time.Now()
-	for _, p := range f.Processes {
+	all := f.Processes
+	if f.init != nil {
+		all = append(slices.Clone(all), f.init)
+	}
+	for _, p := range all {
 		for {
 			now, err := readProcess(p.PID)
 			if err != nil || now.StartTime != p.StartTime {

@@ -12,8 +12,8 @@ import (
 )
 
 // read describes the tree once everything is stopped.
-func (f *freezer) read(root HostPID) ([]*Process, error) {
-	procs, err := Walk(root)
+func (f *freezer) read(roots Roots) ([]*Process, error) {
+	procs, err := Walk(roots)
 	if err != nil {
 		return nil, err
 	}

@@ -11,9 +11,6 @@ import (
 // HostPID is the id of a thread or process in the host's PID namespace.
 type HostPID int
 
-// NSPID is the id of a thread or process in the PID namespace that it lives in.
-type NSPID int
-
 // ErrClosed is returned by a [Tracer] that was closed.
 var ErrClosed = errors.New("tracer is closed")
 

@@ -125,12 +125,38 @@ func readProcess(pid HostPID) (*Process, error) {
 	return p, nil
 }
 
-// Walk lists the tree below root without stopping anything: parents before
+// Roots are where a tree begins.
+type Roots struct {
+	Root HostPID
+	// Init, if not 0, is a process whose children belong to the tree as well,
+	// while itself does not: the tree has left them to it.
+	Init HostPID
+}
+
+// list are the root and the children of Init.
+func (r Roots) list() ([]HostPID, error) {
+	out := []HostPID{r.Root}
+	if r.Init == 0 {
+		return out, nil
+	}
+	tids, err := threadsOf(r.Init)
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", r.Init, err)
+	}
+	kids, err := childrenOf(r.Init, tids)
+	return append(out, kids...), err
+}
+
+// Walk lists a tree without stopping anything: the root first, parents before
 // their children, zombies included. What changes meanwhile may be missed.
-func Walk(root HostPID) ([]*Process, error) {
+func Walk(roots Roots) ([]*Process, error) {
 	var out []*Process
-	seen := map[HostPID]bool{}
-	for queue := []HostPID{root}; len(queue) > 0; queue = queue[1:] {
+	root, seen := roots.Root, map[HostPID]bool{}
+	first, err := roots.list()
+	if err != nil {
+		return nil, err
+	}
+	for queue := first; len(queue) > 0; queue = queue[1:] {
 		pid := queue[0]
 		if seen[pid] {
 			continue

@@ -108,7 +108,7 @@ func (s *search) run(tree *sdk.Tree, running bool) (map[fileKey]string, error) {
 func eachOutside(tree *sdk.Tree, running bool, look func(pid string, ours func() bool)) error {
 	skip := map[int]bool{os.Getpid(): true}
 	for i := range tree.Processes {
-		skip[int(tree.Processes[i].ID)] = true
+		skip[tree.Processes[i].TGID()] = true
 	}
 	dir, err := os.Open("/proc")
 	if err != nil {

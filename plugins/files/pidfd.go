@@ -27,18 +27,20 @@ func (s *survey) examinePidfd(it *item) error {
 		return err
 	}
 	msg := &filespb.Pidfd{Description: d}
-	switch pid := info.Pidfd.PID; {
+	pid := info.Pidfd.PID
+	id := taskOf(s.sess.Tree, pid)
+	switch {
 	case pid == 0:
 		s.block(it, "pidfd of a task in another PID namespace", "")
 		return nil
-	case pid > 0 && !knownTask(s.sess.Tree, sdk.TaskID(pid)):
+	case pid > 0 && id == 0:
 		if !s.frozen && descends(s.sess.Tree, pid) {
 			return nil // made since the tree was walked
 		}
 		s.block(it, fmt.Sprintf("pidfd of task %d, which is outside the tree", pid), "")
 		return nil
 	case pid > 0:
-		msg.Task = uint32(pid)
+		msg.Task = uint32(id)
 	default:
 		fd, err := s.access.Dup(it.res)
 		if err != nil {
@@ -53,9 +55,20 @@ func (s *survey) examinePidfd(it *item) error {
 	return nil
 }
 
-// knownTask tells whether a number is that of a process or thread of the tree.
-func knownTask(tree *sdk.Tree, id sdk.TaskID) bool {
-	return tree.Process(id) != nil || threadOf(tree, id) != nil
+// taskOf is the process or thread of the tree that has a number here; 0 if there
+// is none.
+func taskOf(tree *sdk.Tree, pid int) sdk.TaskID {
+	if p := tree.ByPID(pid); p != nil {
+		return p.ID
+	}
+	for i := range tree.Processes {
+		for _, t := range tree.Processes[i].Threads {
+			if t.TID == pid {
+				return t.ID
+			}
+		}
+	}
+	return 0
 }
 
 // threadOf finds a thread of the tree.
@@ -77,7 +90,7 @@ func descends(tree *sdk.Tree, pid int) bool {
 		if err != nil || st.PPID == 0 {
 			return err != nil // it has ended: the frozen tree will tell
 		}
-		if pid = st.PPID; tree.Process(sdk.TaskID(pid)) != nil {
+		if pid = st.PPID; tree.ByPID(pid) != nil {
 			return true
 		}
 	}

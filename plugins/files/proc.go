@@ -67,7 +67,7 @@ func (s *survey) examineProc(it *item, msg *filespb.Named) bool {
 	if err != nil {
 		return true // not of a process
 	}
-	p := s.processByPID(pid)
+	p := s.sess.Tree.ByPID(pid)
 	if p == nil {
 		s.block(it, fmt.Sprintf("%s: belongs to task %d, which is not a process of the tree", f.Link, pid), "")
 		return false
@@ -80,15 +80,6 @@ func (s *survey) examineProc(it *item, msg *filespb.Named) bool {
 	}
 	msg.Process, msg.Path = uint32(p.ID), []byte(rest)
 	return true
-}
-
-func (s *survey) processByPID(pid int) *sdk.Process {
-	for i := range s.sess.Tree.Processes {
-		if p := &s.sess.Tree.Processes[i]; int(p.ID) == pid {
-			return p
-		}
-	}
-	return nil
 }
 
 // reopenNamed opens a file where it is now.

@@ -245,7 +245,7 @@ func (x *examination) outsider() (int, error) {
 	}
 	for _, n := range names {
 		pid, err := strconv.Atoi(n)
-		if err != nil || x.tree.Process(sdk.TaskID(pid)) != nil {
+		if err != nil || x.tree.ByPID(pid) != nil {
 			continue
 		}
 		if ino, err := namespace.Inode(pid, nsName); err == nil && ino == x.resource.Namespace.Ino {

@@ -34,11 +34,31 @@ func (d *dump) dumpSemaphores(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("semaphores %d: %w", r.ID, err)
 		}
+		d.translate(s)
 		if err := d.emit.Emit(ctx, kindSemaphores, d.object, s); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// translate puts the tree's numbers into the place of this process's. One that is
+// not in the tree is made one that no task can have.
+func (d *dump) translate(s *ipcpb.SemaphoreSet) {
+	const nobody = 1<<31 - 1
+	tree := sdk.Tree{}
+	for _, p := range d.members {
+		tree.Processes = append(tree.Processes, *p)
+	}
+	for i, pid := range s.Last {
+		if pid == 0 {
+			continue
+		}
+		s.Last[i] = nobody
+		if p := tree.ByPID(int(pid)); p != nil {
+			s.Last[i] = uint32(p.ID)
+		}
+	}
 }
 
 func readSemaphores(r procfs.SysVObject) (*ipcpb.SemaphoreSet, error) {

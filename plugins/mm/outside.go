@@ -73,7 +73,7 @@ func sharedIn(b []byte) []objectKey {
 func otherProcesses(tr *sdk.Tree) ([]int, error) {
 	own := map[int]bool{}
 	for i := range tr.Processes {
-		own[int(tr.Processes[i].ID)] = true
+		own[tr.Processes[i].TGID()] = true
 	}
 	dir, err := os.Open("/proc")
 	if err != nil {

@@ -101,7 +101,10 @@ func (s *survey) examineUnixListener(it *item, fd int, d *unixSocket, msg *socke
 	if err != nil {
 		return false, fmt.Errorf("read credentials: %w", err)
 	}
-	msg.Credentials = &socketspb.Credentials{Task: uint32(max(cred.Pid, 0)), Uid: cred.Uid, Gid: cred.Gid}
+	msg.Credentials = &socketspb.Credentials{Uid: cred.Uid, Gid: cred.Gid}
+	if p := s.sess.Tree.ByPID(int(cred.Pid)); p != nil { // else it has ended, or is not of the tree
+		msg.Credentials.Task = uint32(p.ID)
+	}
 	msg.Listening, msg.Backlog = true, d.backlog
 	return true, nil
 }

@@ -60,7 +60,11 @@ func (x *examination) timers() error {
 	}
 	for _, t := range timers {
 		subject := fmt.Sprintf("timer %d", t.ID)
-		if text := clockFinding(x.proc, &t); text != "" {
+		text, err := x.clockFinding(&t)
+		if err != nil {
+			return err
+		}
+		if text != "" {
 			x.block(0, subject, text, "")
 		}
 		known := slices.ContainsFunc(x.proc.Threads, func(th sdk.Thread) bool { return th.TID == t.Target })
@@ -73,21 +77,34 @@ func (x *examination) timers() error {
 
 // clockFinding tells why the clock of a timer cannot be carried, if so. A
 // clock of "the task that created the timer" is the main thread's after the
-// restore, so for one thread's time there must be no other, nor have been.
-func clockFinding(p *sdk.Process, t *procfs.PosixTimer) string {
+// restore, so for one thread's time there must be no other, nor have been. Other
+// tasks are named as the process itself does (clock_getcpuclockid(3)).
+func (x *examination) clockFinding(t *procfs.PosixTimer) (string, error) {
+	p := x.proc
 	if task, thread, ok := t.CPUClock(); ok {
 		switch {
-		case !thread && (task == 0 || task == int(p.ID)):
-			return ""
+		case !thread && task == 0:
+			return "", nil
 		case thread && task == 0 && len(p.Threads) == 1 && !p.MainExited():
-			return ""
-		case thread && slices.ContainsFunc(p.Threads, func(th sdk.Thread) bool { return th.TID == task }):
-			return ""
+			return "", nil
 		case thread && task == 0:
-			return "counts the CPU time of one of several threads, and the kernel does not tell which"
+			return "counts the CPU time of one of several threads, and the kernel does not tell which", nil
 		}
-		return fmt.Sprintf("counts the CPU time of task %d", task)
+		own, err := ownNumbers(p)
+		if err != nil {
+			return "", err
+		}
+		if !thread && own.PID == task || thread && slices.ContainsFunc(own.Threads, func(th sdk.Thread) bool { return th.TID == task }) {
+			return "", nil
+		}
+		return fmt.Sprintf("counts the CPU time of task %d", task), nil
 	}
+	return plainClockFinding(t), nil
+}
+
+// plainClockFinding tells why a clock that is the same for everybody cannot be
+// carried, if so.
+func plainClockFinding(t *procfs.PosixTimer) string {
 	switch t.Clock {
 	case unix.CLOCK_REALTIME, unix.CLOCK_MONOTONIC, unix.CLOCK_BOOTTIME, unix.CLOCK_REALTIME_ALARM,
 		unix.CLOCK_BOOTTIME_ALARM, unix.CLOCK_TAI:

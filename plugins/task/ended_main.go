@@ -18,11 +18,12 @@ import (
 // kernel/signal.c looks at those of the main thread). A zombie cannot be asked
 // for its securebits, which nothing looks at any more.
 func endedMain(p *sdk.Process) (*taskpb.Thread, error) {
-	status, err := procfs.Status(int(p.ID))
+	pid := p.TGID()
+	status, err := procfs.Status(pid)
 	if err != nil {
 		return nil, err
 	}
-	comm, err := procfs.Read(int(p.ID), "comm")
+	comm, err := procfs.Read(pid, "comm")
 	if err != nil {
 		return nil, err
 	}

@@ -15,8 +15,12 @@ import (
 // the business of the plugins that claim them.
 var threadNamespaces = []struct{ name, main string }{
 	{"cgroup", "cgroup"}, {"ipc", "ipc"}, {"mnt", "mnt"}, {"net", "net"}, {"uts", "uts"},
-	{"pid_for_children", "pid"}, {"time_for_children", "time"},
+	{forChildren, "pid"}, {"time_for_children", "time"},
 }
+
+// forChildren is the PID namespace of future children. That of the main thread is
+// that of the process and, as all PID namespaces, the host's.
+const forChildren = "pid_for_children"
 
 // ownNamespaces notes the namespaces of the main thread.
 func (x *examination) ownNamespaces() error {
@@ -40,8 +44,8 @@ func (x *examination) threadNamespaces(i int) error {
 	}
 	return readNamespaces(x.proc.Threads[i].TID, func(dir int) error {
 		for n, ns := range threadNamespaces {
-			if i == 0 && ns.name == ns.main {
-				continue // it is what others are compared with
+			if i == 0 && (ns.name == ns.main || ns.name == forChildren) {
+				continue // what others are compared with, or the host carries
 			}
 			own, err := namespaceID(dir, ns.name)
 			if err != nil {

@@ -16,19 +16,28 @@ func readOwnNumbers(saved []*savedProcess) error {
 		if !p.refersToItself() {
 			continue
 		}
-		own := *p.proc
-		own.Threads = slices.Clone(own.Threads)
-		for i := range own.Threads {
-			status, err := procfs.Status(own.Threads[i].TID)
-			if err != nil {
-				return err
-			}
-			own.Threads[i].TID = status.OwnPid()
-			own.PID = status.OwnTgid()
+		var err error
+		if p.own, err = ownNumbers(p.proc); err != nil {
+			return err
 		}
-		p.own = &own
 	}
 	return nil
+}
+
+// ownNumbers are a process and its threads with the numbers by which they know
+// themselves.
+func ownNumbers(p *sdk.Process) (*sdk.Process, error) {
+	own := *p
+	own.Threads = slices.Clone(own.Threads)
+	for i := range own.Threads {
+		status, err := procfs.Status(own.Threads[i].TID)
+		if err != nil {
+			return nil, err
+		}
+		own.Threads[i].TID = status.OwnPid()
+		own.PID = status.OwnTgid()
+	}
+	return &own, nil
 }
 
 // refersToItself tells whether something of the process is restored with its

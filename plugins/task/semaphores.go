@@ -50,7 +50,7 @@ func adjustments(exams []*examination) error {
 		return err
 	}
 	for _, x := range exams {
-		if !users[int(x.proc.ID)] {
+		if !users[x.proc.TGID()] {
 			continue
 		}
 		if err := x.ended(x.adjustments()); err != nil {

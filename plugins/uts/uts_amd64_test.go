@@ -13,6 +13,7 @@ import (
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/namespace"
 	"github.com/firn-cr/firn/sdk/sdktest/gate"
+	"github.com/firn-cr/firn/sdk/tape"
 )
 
 // tree are three processes: the first two share a namespace, the third has one
@@ -38,12 +39,26 @@ func namespaceOf(t *testing.T, pid int) string {
 	return link
 }
 
+// pidfd opens one of this process in all of them, under the same number.
+func pidfd(h *tracetest.Host, processes []sdk.Process) int {
+	fd := 0
+	for _, p := range processes {
+		fd = int(h.Call(p.PID, unix.SYS_PIDFD_OPEN, tape.Imm(os.Getpid()), tape.Imm(0)))
+	}
+	return fd
+}
+
 func TestRoundTrip(t *testing.T) {
 	gate.Cap(t, unix.CAP_SYS_ADMIN)
 	ctx, p, h := context.Background(), &plugin{}, tracetest.New(t)
 	from, processes := tree(h)
 	h.Run(processes[0].PID, create(&utspb.Namespace{Hostname: []byte("web-1"), Domainname: []byte("example.net")}))
-	h.Run(processes[1].PID, namespace.Join(processes[0].PID, unix.CLONE_NEWUTS))
+	ns, err := namespace.Open(processes[0].PID, "uts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	h.Run(processes[1].PID, namespace.Join(pidfd(h, processes), ns, unix.CLONE_NEWUTS))
 	h.Run(processes[2].PID, create(&utspb.Namespace{Hostname: []byte{0xff, ' ', '"'}}))
 
 	findings, err := p.Check(ctx, &sdk.CheckRequest{Session: from})
@@ -56,7 +71,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 
 	to, restored := tree(h)
-	req := &sdk.RestoreRequest{Session: to, Records: image}
+	req := &sdk.RestoreRequest{Session: to, Records: image, PluginFD: pidfd(h, restored)}
 	if findings, err := p.CheckImage(ctx, req); err != nil || len(findings) != 0 {
 		t.Fatalf("check image: %v, %v", findings, err)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/firn-cr/firn/plugins/internal/tracetest"
 	"github.com/firn-cr/firn/plugins/uts/utspb"
 	"github.com/firn-cr/firn/sdk"
-	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
@@ -27,13 +26,16 @@ func (h *host) RunTapes(_ context.Context, runs []tape.Run) ([]tape.Outcome, err
 	return slices.Repeat([]tape.Outcome{{Err: h.err}}, len(runs)), nil
 }
 
+// pluginFD is the number of the plugin's pidfd in the tasks.
+const pluginFD = 17
+
 func request(h sdk.Host, ns *utspb.Namespace) *sdk.RestoreRequest {
 	records := &tracetest.Records{}
 	if ns != nil {
 		_ = records.Emit(context.Background(), kindNamespace, 9, ns)
 	}
 	tree := &sdk.Tree{Root: 1, Processes: []sdk.Process{{ID: 1, PID: 11, Zombie: true}, {ID: 2, PID: os.Getpid()}, {ID: 3, PID: 13}}}
-	return &sdk.RestoreRequest{Records: records, Session: &sdk.Session{Tree: tree, Host: h, Resources: []sdk.Resource{
+	return &sdk.RestoreRequest{Records: records, PluginFD: pluginFD, Session: &sdk.Session{Tree: tree, Host: h, Resources: []sdk.Resource{
 		{Kind: sdk.KindNamespace, Object: 9, Namespace: &sdk.Namespace{Name: "uts", Tasks: []sdk.TaskID{1, 2, 3, 4}}},
 		{Kind: sdk.KindNamespace, Object: 10, Namespace: &sdk.Namespace{Name: "uts", Tasks: []sdk.TaskID{1}}},
 	}}}
@@ -48,12 +50,8 @@ func TestRestoreTapes(t *testing.T) {
 	if len(h.runs) != 2 || h.runs[0].TID != os.Getpid() || h.runs[1].TID != 13 {
 		t.Fatalf("runs %v", h.runs)
 	}
-	status, err := procfs.Status(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if h.runs[1].Tape.Calls[0].Args[0].Value != uint64(status.OwnPid()) {
-		t.Errorf("joins task %d", h.runs[1].Tape.Calls[0].Args[0].Value)
+	if got := h.runs[1].Tape.Calls[0].Args[0].Value; got != pluginFD {
+		t.Errorf("pulls the namespace from descriptor %d, want %d", got, pluginFD)
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/kern"
-	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
@@ -99,11 +98,12 @@ func Foreign(pid int, name string) (bool, error) {
 
 // Restore makes the namespaces of a request in the first process that lived in
 // each, with the tape that create returns, and has the others join it through a
-// pidfd of the first. flag is the CLONE_NEW* of the kind of namespace. All are
-// made at the same time, then all who join them do.
+// descriptor of this process. flag is the CLONE_NEW* of the kind of namespace. All
+// are made at the same time, then all who join them do.
 func Restore(ctx context.Context, req *sdk.RestoreRequest, flag int,
 	create func(r *sdk.Resource) (*tape.Tape, error)) error {
 	var creators, members []tape.Run
+	var shared []*sdk.Resource
 	for i := range req.Resources {
 		r := &req.Resources[i]
 		tasks := Members(req.Session, r)
@@ -115,28 +115,33 @@ func Restore(ctx context.Context, req *sdk.RestoreRequest, flag int,
 			return fmt.Errorf("%s namespace of task %d: %w", r.Namespace.Name, tasks[0].ID, err)
 		}
 		creators = append(creators, tape.Run{TID: tasks[0].PID, Tape: t})
-		if len(tasks) == 1 {
-			continue
-		}
-		status, err := procfs.Status(tasks[0].PID)
-		if err != nil {
-			return fmt.Errorf("%s namespace of task %d: %w", r.Namespace.Name, tasks[0].ID, err)
-		}
-		for _, p := range tasks[1:] {
-			members = append(members, tape.Run{TID: p.PID, Tape: Join(status.OwnPid(), flag)})
+		if len(tasks) > 1 {
+			shared = append(shared, r)
 		}
 	}
 	if err := Run(ctx, req.Host, "create namespace", creators); err != nil {
 		return err
 	}
+	for _, r := range shared {
+		tasks := Members(req.Session, r)
+		ns, err := Open(tasks[0].PID, r.Namespace.Name)
+		if err != nil {
+			return fmt.Errorf("%s namespace of task %d: %w", r.Namespace.Name, tasks[0].ID, err)
+		}
+		defer ns.Close()
+		for _, p := range tasks[1:] {
+			members = append(members, tape.Run{TID: p.PID, Tape: Join(req.PluginFD, ns, flag)})
+		}
+	}
 	return Run(ctx, req.Host, "join namespace", members)
 }
 
-// Join is the tape that enters a namespace of another process, by the number
-// that the processes of the tree see.
-func Join(pid, flag int) *tape.Tape {
+// Join is the tape that enters a namespace that is open in this process, of which
+// the tasks have the pidfd pluginFD. The processes of a tree cannot always name
+// each other: it may have several PID namespaces.
+func Join(pluginFD int, ns *os.File, flag int) *tape.Tape {
 	t := &tape.Tape{}
-	fd := t.Call(unix.SYS_PIDFD_OPEN, tape.Imm(pid), tape.Imm(0))
+	fd := t.Call(unix.SYS_PIDFD_GETFD, tape.Imm(pluginFD), tape.Imm(int(ns.Fd())), tape.Imm(0))
 	t.Call(unix.SYS_SETNS, fd.Arg(), tape.Imm(flag))
 	t.Call(unix.SYS_CLOSE, fd.Arg())
 	return t

@@ -13,8 +13,8 @@ import (
 )
 
 // ReadOwner reads who gets the signals of a description. fd is a duplicate of
-// it. The result is nil if nobody does. An owner outside the tree is reported
-// as a blocker.
+// it. The result is nil if nobody does; its ID is a TaskID. An owner outside the
+// tree is reported as a blocker.
 func (a *Access) ReadOwner(r *sdk.Resource, fd int, report *Report) (*kern.FileOwner, error) {
 	o, err := kern.GetFileOwner(fd)
 	if err != nil {
@@ -23,10 +23,38 @@ func (a *Access) ReadOwner(r *sdk.Resource, fd int, report *Report) (*kern.FileO
 	if o.IsZero() {
 		return nil, nil
 	}
-	if o.ID != 0 && liveID(a.tree, o) == 0 {
+	if o.ID == 0 {
+		return &o, nil
+	}
+	id := taskID(a.tree, o)
+	if id == 0 {
 		report.Block(r, fmt.Sprintf("%s: its signals go to %s, which is outside the tree", r.File.Link, ownerName(o)), "")
 	}
+	o.ID = int(id)
 	return &o, nil
+}
+
+// taskID translates the ID of an owner as the kernel tells it here into that of
+// the tree. It returns 0 if there is none.
+func taskID(tree *sdk.Tree, o kern.FileOwner) sdk.TaskID {
+	if o.Type == kern.OwnerPID {
+		if p := tree.ByPID(o.ID); p != nil {
+			return p.ID
+		}
+		return 0
+	}
+	for i := range tree.Processes {
+		p := &tree.Processes[i]
+		if o.Type == kern.OwnerPGRP && groupID(p) == o.ID {
+			return p.PGID
+		}
+		if o.Type == kern.OwnerTID {
+			if j := slices.IndexFunc(p.Threads, func(t sdk.Thread) bool { return t.TID == o.ID }); j >= 0 {
+				return p.Threads[j].ID
+			}
+		}
+	}
+	return 0
 }
 
 func ownerName(o kern.FileOwner) string {

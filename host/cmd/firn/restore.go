@@ -22,6 +22,7 @@ with -d it returns as soon as the tree runs.
 Nothing is created before the whole image has been verified. When anything
 fails before the tree runs, every task that was created is ended.
 
+A tree that had a PID namespace of its own gets a new one.
 With --new-pid-namespace the tree sees its old process ids in a PID namespace of
 its own, where they are always free; the host sees others, and those are what
 restore prints. The namespace ends with the root process, and everybody in it.
@@ -52,6 +53,10 @@ func newRestore(g *global) *cobra.Command {
 			if cfg.Log, err = g.log(); err != nil {
 				return err
 			}
+			ownMounts, err := restore.OwnMounts(&cfg)
+			if err != nil {
+				return &commandError{"restore " + cfg.Image, err}
+			}
 			if cfg.Options, err = pluginOptions(cmd); err != nil {
 				return err
 			}
@@ -59,7 +64,7 @@ func newRestore(g *global) *cobra.Command {
 				return err
 			}
 			cfg.PluginDirs = dispatch.PluginDirs()
-			if cfg.NewPIDNamespace {
+			if ownMounts {
 				if err := restore.EnterMountNamespace(); err != nil {
 					return &commandError{"restore " + cfg.Image, err}
 				}

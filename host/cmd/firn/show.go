@@ -57,6 +57,7 @@ type shown struct {
 	Tree     []shownProcess    `json:"tree"`
 	Files    []shownFile       `json:"files"`
 	NS       []shownNamespace  `json:"namespaces"`
+	PIDNS    []shownPIDs       `json:"pid_namespaces,omitempty"`
 	Contents []json.RawMessage `json:"records,omitempty"`
 }
 
@@ -76,6 +77,10 @@ type shownProcess struct {
 	Comm    string `json:"comm"`
 	State   string `json:"state"`
 	Threads []int  `json:"threads"`
+	// In is the index of its PID namespace, Inner its numbers in the namespaces
+	// below the first one.
+	In    int   `json:"pid_namespace"`
+	Inner []int `json:"inner_pids,omitempty"`
 }
 
 type shownFile struct {
@@ -130,8 +135,10 @@ func summary(img *image.Image, host *image.HostRecords) shown {
 		s.Tree = append(s.Tree, shownProcess{
 			PID: int(p.Id), Parent: int(p.Parent), PGID: int(p.Pgid), SID: int(p.Sid), Comm: string(p.Comm),
 			State: stateName(p), Threads: ints(p.Threads),
+			In: host.PIDs.Of(sdk.TaskID(p.Id)), Inner: innerPIDs(host.PIDs, sdk.TaskID(p.Id)),
 		})
 	}
+	s.PIDNS = shownPIDNamespaces(host.PIDs)
 	for _, o := range host.Objects {
 		switch r := o.Resource; r.Kind {
 		case sdk.KindFile:
@@ -227,7 +234,10 @@ func (s *shown) print(w io.Writer) error {
 	fmt.Fprintf(t, "Root\t%d\n\n", s.RootPID)
 	fmt.Fprintln(t, "PID\tPARENT\tGROUP\tSESSION\tTHREADS\tSTATE\tNAME")
 	for _, p := range s.Tree {
-		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%d\t%s\t%s\n", p.PID, p.Parent, p.PGID, p.SID, len(p.Threads), p.State, p.Comm)
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%s\t%s\n", p.numbers(), p.Parent, p.PGID, p.SID, len(p.Threads), p.State, p.Comm)
+	}
+	for i := range s.PIDNS {
+		fmt.Fprintf(t, "\nPID namespace %d\t%s\n", i, s.PIDNS[i].String())
 	}
 	if len(s.Files) > 0 {
 		fmt.Fprintln(t, "\nFILE\tTYPE\tPLUGIN\tOFFSET\tHELD AS")

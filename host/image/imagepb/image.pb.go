@@ -86,7 +86,7 @@ type Manifest struct {
 	KernelRelease string `protobuf:"bytes,4,opt,name=kernel_release,json=kernelRelease,proto3" json:"kernel_release,omitempty"`
 	// Alignment of bulk payloads in bytes: the page size of the machine.
 	PageSize uint32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The root process's ID in the host's PID namespace.
+	// The root process's ID.
 	RootPid uint32 `protobuf:"varint,6,opt,name=root_pid,json=rootPid,proto3" json:"root_pid,omitempty"`
 	// The plugins that wrote records, in the order of their streams. In the file
 	// the fields records and descriptors are empty: a plugin's stream block has
@@ -97,7 +97,10 @@ type Manifest struct {
 	Counts   *Counts `protobuf:"bytes,9,opt,name=counts,proto3" json:"counts,omitempty"`
 	Hostname string  `protobuf:"bytes,10,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	// Flags of the command line that a restore may need to know.
-	Options       map[string][]byte `protobuf:"bytes,11,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Options map[string][]byte `protobuf:"bytes,11,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The tree has a /proc of its own, for which a restore needs a mount
+	// namespace (HostTree.own_proc).
+	OwnProc       bool `protobuf:"varint,12,opt,name=own_proc,json=ownProc,proto3" json:"own_proc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -207,6 +210,13 @@ func (x *Manifest) GetOptions() map[string][]byte {
 		return x.Options
 	}
 	return nil
+}
+
+func (x *Manifest) GetOwnProc() bool {
+	if x != nil {
+		return x.OwnProc
+	}
+	return false
 }
 
 type Plugin struct {
@@ -739,8 +749,22 @@ func (x *Stream) GetBulkBytes() uint64 {
 type HostTree struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Root  uint32                 `protobuf:"varint,1,opt,name=root,proto3" json:"root,omitempty"`
-	// Every parent precedes its children.
-	Processes     []*HostProcess `protobuf:"bytes,2,rep,name=processes,proto3" json:"processes,omitempty"`
+	// Every parent precedes its children. The parent of a process can be the
+	// first process of the tree's own PID namespace, ID 1, without being here,
+	// if that was an init of Firn's.
+	Processes []*HostProcess `protobuf:"bytes,2,rep,name=processes,proto3" json:"processes,omitempty"`
+	// The PID namespaces of the tree, the one around another before it. The first
+	// one is the root's: IDs are the numbers that tasks, groups and sessions have
+	// there. Empty if all of the tree is in one that is not its own.
+	PidNamespaces []*HostPIDNamespace `protobuf:"bytes,3,rep,name=pid_namespaces,json=pidNamespaces,proto3" json:"pid_namespaces,omitempty"`
+	// The first of these is the tree's own; otherwise the tree belongs into the one
+	// in which it is restored.
+	OwnPidNamespace bool `protobuf:"varint,4,opt,name=own_pid_namespace,json=ownPidNamespace,proto3" json:"own_pid_namespace,omitempty"`
+	// The tree has its own PID namespace, and a mount namespace with the /proc of
+	// that.
+	OwnProc bool `protobuf:"varint,5,opt,name=own_proc,json=ownProc,proto3" json:"own_proc,omitempty"`
+	// The numbers in the other namespaces.
+	Numbers       []*HostNumbers `protobuf:"bytes,6,rep,name=numbers,proto3" json:"numbers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -789,6 +813,144 @@ func (x *HostTree) GetProcesses() []*HostProcess {
 	return nil
 }
 
+func (x *HostTree) GetPidNamespaces() []*HostPIDNamespace {
+	if x != nil {
+		return x.PidNamespaces
+	}
+	return nil
+}
+
+func (x *HostTree) GetOwnPidNamespace() bool {
+	if x != nil {
+		return x.OwnPidNamespace
+	}
+	return false
+}
+
+func (x *HostTree) GetOwnProc() bool {
+	if x != nil {
+		return x.OwnProc
+	}
+	return false
+}
+
+func (x *HostTree) GetNumbers() []*HostNumbers {
+	if x != nil {
+		return x.Numbers
+	}
+	return nil
+}
+
+type HostPIDNamespace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The index of the namespace around it; 0 for the first one.
+	Parent uint32 `protobuf:"varint,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The ID of its first process, whose number in it is 1. 0 in the first one if
+	// it is not the tree's own, or if its first process was an init of Firn's.
+	Init          uint32 `protobuf:"varint,2,opt,name=init,proto3" json:"init,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostPIDNamespace) Reset() {
+	*x = HostPIDNamespace{}
+	mi := &file_host_image_imagepb_image_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostPIDNamespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostPIDNamespace) ProtoMessage() {}
+
+func (x *HostPIDNamespace) ProtoReflect() protoreflect.Message {
+	mi := &file_host_image_imagepb_image_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostPIDNamespace.ProtoReflect.Descriptor instead.
+func (*HostPIDNamespace) Descriptor() ([]byte, []int) {
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HostPIDNamespace) GetParent() uint32 {
+	if x != nil {
+		return x.Parent
+	}
+	return 0
+}
+
+func (x *HostPIDNamespace) GetInit() uint32 {
+	if x != nil {
+		return x.Init
+	}
+	return 0
+}
+
+// HostNumbers are the further numbers of a task that is not in the first of the
+// namespaces, or of a group or session whose leader was not.
+type HostNumbers struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// One for each namespace below the first one, down to the task's own.
+	Inner         []uint32 `protobuf:"varint,2,rep,packed,name=inner,proto3" json:"inner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostNumbers) Reset() {
+	*x = HostNumbers{}
+	mi := &file_host_image_imagepb_image_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostNumbers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostNumbers) ProtoMessage() {}
+
+func (x *HostNumbers) ProtoReflect() protoreflect.Message {
+	mi := &file_host_image_imagepb_image_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostNumbers.ProtoReflect.Descriptor instead.
+func (*HostNumbers) Descriptor() ([]byte, []int) {
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *HostNumbers) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *HostNumbers) GetInner() []uint32 {
+	if x != nil {
+		return x.Inner
+	}
+	return nil
+}
+
 type HostProcess struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Id     uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -813,14 +975,21 @@ type HostProcess struct {
 	Tty     uint64 `protobuf:"varint,12,opt,name=tty,proto3" json:"tty,omitempty"`
 	TtyPgid uint32 `protobuf:"varint,13,opt,name=tty_pgid,json=ttyPgid,proto3" json:"tty_pgid,omitempty"`
 	// The signal that the parent gets when the process ends (17 is SIGCHLD).
-	ExitSignal    uint32 `protobuf:"varint,14,opt,name=exit_signal,json=exitSignal,proto3" json:"exit_signal,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ExitSignal uint32 `protobuf:"varint,14,opt,name=exit_signal,json=exitSignal,proto3" json:"exit_signal,omitempty"`
+	// The index of the process's PID namespace.
+	PidNamespace uint32 `protobuf:"varint,15,opt,name=pid_namespace,json=pidNamespace,proto3" json:"pid_namespace,omitempty"`
+	// Where the children of its main thread are born, if not in the process's own
+	// namespace: the index plus one.
+	ChildrenNamespace uint32 `protobuf:"varint,16,opt,name=children_namespace,json=childrenNamespace,proto3" json:"children_namespace,omitempty"`
+	// The next child will be the first process of a new namespace (unshare(2)).
+	ChildrenInNewNamespace bool `protobuf:"varint,17,opt,name=children_in_new_namespace,json=childrenInNewNamespace,proto3" json:"children_in_new_namespace,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *HostProcess) Reset() {
 	*x = HostProcess{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[9]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +1001,7 @@ func (x *HostProcess) String() string {
 func (*HostProcess) ProtoMessage() {}
 
 func (x *HostProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[9]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +1014,7 @@ func (x *HostProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProcess.ProtoReflect.Descriptor instead.
 func (*HostProcess) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{9}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HostProcess) GetId() uint32 {
@@ -946,6 +1115,27 @@ func (x *HostProcess) GetExitSignal() uint32 {
 	return 0
 }
 
+func (x *HostProcess) GetPidNamespace() uint32 {
+	if x != nil {
+		return x.PidNamespace
+	}
+	return 0
+}
+
+func (x *HostProcess) GetChildrenNamespace() uint32 {
+	if x != nil {
+		return x.ChildrenNamespace
+	}
+	return 0
+}
+
+func (x *HostProcess) GetChildrenInNewNamespace() bool {
+	if x != nil {
+		return x.ChildrenInNewNamespace
+	}
+	return false
+}
+
 // HostThread is record kind 2; its object is the thread's ID.
 type HostThread struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -966,7 +1156,7 @@ type HostThread struct {
 
 func (x *HostThread) Reset() {
 	*x = HostThread{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[10]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1168,7 @@ func (x *HostThread) String() string {
 func (*HostThread) ProtoMessage() {}
 
 func (x *HostThread) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[10]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1181,7 @@ func (x *HostThread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostThread.ProtoReflect.Descriptor instead.
 func (*HostThread) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{10}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HostThread) GetId() uint32 {
@@ -1068,7 +1258,7 @@ type HostFile struct {
 
 func (x *HostFile) Reset() {
 	*x = HostFile{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[11]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1270,7 @@ func (x *HostFile) String() string {
 func (*HostFile) ProtoMessage() {}
 
 func (x *HostFile) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[11]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1283,7 @@ func (x *HostFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostFile.ProtoReflect.Descriptor instead.
 func (*HostFile) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{11}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HostFile) GetObject() uint64 {
@@ -1212,7 +1402,7 @@ type HostSocket struct {
 
 func (x *HostSocket) Reset() {
 	*x = HostSocket{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[12]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1414,7 @@ func (x *HostSocket) String() string {
 func (*HostSocket) ProtoMessage() {}
 
 func (x *HostSocket) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[12]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1427,7 @@ func (x *HostSocket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostSocket.ProtoReflect.Descriptor instead.
 func (*HostSocket) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{12}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HostSocket) GetFamily() int32 {
@@ -1272,7 +1462,7 @@ type HostFDRef struct {
 
 func (x *HostFDRef) Reset() {
 	*x = HostFDRef{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[13]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1474,7 @@ func (x *HostFDRef) String() string {
 func (*HostFDRef) ProtoMessage() {}
 
 func (x *HostFDRef) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[13]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1487,7 @@ func (x *HostFDRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostFDRef.ProtoReflect.Descriptor instead.
 func (*HostFDRef) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{13}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HostFDRef) GetTask() uint32 {
@@ -1336,7 +1526,7 @@ type HostNamespace struct {
 
 func (x *HostNamespace) Reset() {
 	*x = HostNamespace{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[14]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1538,7 @@ func (x *HostNamespace) String() string {
 func (*HostNamespace) ProtoMessage() {}
 
 func (x *HostNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[14]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1551,7 @@ func (x *HostNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostNamespace.ProtoReflect.Descriptor instead.
 func (*HostNamespace) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{14}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HostNamespace) GetObject() uint64 {
@@ -1410,7 +1600,7 @@ var File_host_image_imagepb_image_proto protoreflect.FileDescriptor
 
 const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"\n" +
-	"\x1ehost/image/imagepb/image.proto\x12\rfirn.image.v1\"\xd8\x03\n" +
+	"\x1ehost/image/imagepb/image.proto\x12\rfirn.image.v1\"\xf3\x03\n" +
 	"\bManifest\x12*\n" +
 	"\x11created_unix_nano\x18\x01 \x01(\x03R\x0fcreatedUnixNano\x12!\n" +
 	"\ffirn_version\x18\x02 \x01(\tR\vfirnVersion\x12\x12\n" +
@@ -1423,7 +1613,8 @@ const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"\x06counts\x18\t \x01(\v2\x15.firn.image.v1.CountsR\x06counts\x12\x1a\n" +
 	"\bhostname\x18\n" +
 	" \x01(\tR\bhostname\x12>\n" +
-	"\aoptions\x18\v \x03(\v2$.firn.image.v1.Manifest.OptionsEntryR\aoptions\x1a:\n" +
+	"\aoptions\x18\v \x03(\v2$.firn.image.v1.Manifest.OptionsEntryR\aoptions\x12\x19\n" +
+	"\bown_proc\x18\f \x01(\bR\aownProc\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xca\x01\n" +
@@ -1471,10 +1662,20 @@ const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"\frecord_bytes\x18\x05 \x01(\x04R\vrecordBytes\x12\x14\n" +
 	"\x05bulks\x18\x06 \x01(\x04R\x05bulks\x12\x1d\n" +
 	"\n" +
-	"bulk_bytes\x18\a \x01(\x04R\tbulkBytes\"X\n" +
+	"bulk_bytes\x18\a \x01(\x04R\tbulkBytes\"\x9d\x02\n" +
 	"\bHostTree\x12\x12\n" +
 	"\x04root\x18\x01 \x01(\rR\x04root\x128\n" +
-	"\tprocesses\x18\x02 \x03(\v2\x1a.firn.image.v1.HostProcessR\tprocesses\"\x93\x03\n" +
+	"\tprocesses\x18\x02 \x03(\v2\x1a.firn.image.v1.HostProcessR\tprocesses\x12F\n" +
+	"\x0epid_namespaces\x18\x03 \x03(\v2\x1f.firn.image.v1.HostPIDNamespaceR\rpidNamespaces\x12*\n" +
+	"\x11own_pid_namespace\x18\x04 \x01(\bR\x0fownPidNamespace\x12\x19\n" +
+	"\bown_proc\x18\x05 \x01(\bR\aownProc\x124\n" +
+	"\anumbers\x18\x06 \x03(\v2\x1a.firn.image.v1.HostNumbersR\anumbers\">\n" +
+	"\x10HostPIDNamespace\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\rR\x06parent\x12\x12\n" +
+	"\x04init\x18\x02 \x01(\rR\x04init\"7\n" +
+	"\vHostNumbers\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x18\n" +
+	"\x05inner\x18\x02 \x03(\rB\x02\x10\x01R\x05inner\"\xa2\x04\n" +
 	"\vHostProcess\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\rR\x06parent\x12\x12\n" +
@@ -1493,7 +1694,10 @@ const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"\x03tty\x18\f \x01(\x04R\x03tty\x12\x19\n" +
 	"\btty_pgid\x18\r \x01(\rR\attyPgid\x12\x1f\n" +
 	"\vexit_signal\x18\x0e \x01(\rR\n" +
-	"exitSignal\"\xbd\x02\n" +
+	"exitSignal\x12#\n" +
+	"\rpid_namespace\x18\x0f \x01(\rR\fpidNamespace\x12-\n" +
+	"\x12children_namespace\x18\x10 \x01(\rR\x11childrenNamespace\x129\n" +
+	"\x19children_in_new_namespace\x18\x11 \x01(\bR\x16childrenInNewNamespace\"\xbd\x02\n" +
 	"\n" +
 	"HostThread\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x18\n" +
@@ -1558,45 +1762,49 @@ func file_host_image_imagepb_image_proto_rawDescGZIP() []byte {
 }
 
 var file_host_image_imagepb_image_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_host_image_imagepb_image_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_host_image_imagepb_image_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_host_image_imagepb_image_proto_goTypes = []any{
-	(State)(0),            // 0: firn.image.v1.State
-	(*Manifest)(nil),      // 1: firn.image.v1.Manifest
-	(*Plugin)(nil),        // 2: firn.image.v1.Plugin
-	(*RecordType)(nil),    // 3: firn.image.v1.RecordType
-	(*Counts)(nil),        // 4: firn.image.v1.Counts
-	(*StreamStart)(nil),   // 5: firn.image.v1.StreamStart
-	(*Index)(nil),         // 6: firn.image.v1.Index
-	(*Block)(nil),         // 7: firn.image.v1.Block
-	(*Stream)(nil),        // 8: firn.image.v1.Stream
-	(*HostTree)(nil),      // 9: firn.image.v1.HostTree
-	(*HostProcess)(nil),   // 10: firn.image.v1.HostProcess
-	(*HostThread)(nil),    // 11: firn.image.v1.HostThread
-	(*HostFile)(nil),      // 12: firn.image.v1.HostFile
-	(*HostSocket)(nil),    // 13: firn.image.v1.HostSocket
-	(*HostFDRef)(nil),     // 14: firn.image.v1.HostFDRef
-	(*HostNamespace)(nil), // 15: firn.image.v1.HostNamespace
-	nil,                   // 16: firn.image.v1.Manifest.OptionsEntry
-	nil,                   // 17: firn.image.v1.HostThread.RegisterSetsEntry
+	(State)(0),               // 0: firn.image.v1.State
+	(*Manifest)(nil),         // 1: firn.image.v1.Manifest
+	(*Plugin)(nil),           // 2: firn.image.v1.Plugin
+	(*RecordType)(nil),       // 3: firn.image.v1.RecordType
+	(*Counts)(nil),           // 4: firn.image.v1.Counts
+	(*StreamStart)(nil),      // 5: firn.image.v1.StreamStart
+	(*Index)(nil),            // 6: firn.image.v1.Index
+	(*Block)(nil),            // 7: firn.image.v1.Block
+	(*Stream)(nil),           // 8: firn.image.v1.Stream
+	(*HostTree)(nil),         // 9: firn.image.v1.HostTree
+	(*HostPIDNamespace)(nil), // 10: firn.image.v1.HostPIDNamespace
+	(*HostNumbers)(nil),      // 11: firn.image.v1.HostNumbers
+	(*HostProcess)(nil),      // 12: firn.image.v1.HostProcess
+	(*HostThread)(nil),       // 13: firn.image.v1.HostThread
+	(*HostFile)(nil),         // 14: firn.image.v1.HostFile
+	(*HostSocket)(nil),       // 15: firn.image.v1.HostSocket
+	(*HostFDRef)(nil),        // 16: firn.image.v1.HostFDRef
+	(*HostNamespace)(nil),    // 17: firn.image.v1.HostNamespace
+	nil,                      // 18: firn.image.v1.Manifest.OptionsEntry
+	nil,                      // 19: firn.image.v1.HostThread.RegisterSetsEntry
 }
 var file_host_image_imagepb_image_proto_depIdxs = []int32{
 	2,  // 0: firn.image.v1.Manifest.plugins:type_name -> firn.image.v1.Plugin
 	4,  // 1: firn.image.v1.Manifest.counts:type_name -> firn.image.v1.Counts
-	16, // 2: firn.image.v1.Manifest.options:type_name -> firn.image.v1.Manifest.OptionsEntry
+	18, // 2: firn.image.v1.Manifest.options:type_name -> firn.image.v1.Manifest.OptionsEntry
 	3,  // 3: firn.image.v1.Plugin.records:type_name -> firn.image.v1.RecordType
 	3,  // 4: firn.image.v1.StreamStart.records:type_name -> firn.image.v1.RecordType
 	7,  // 5: firn.image.v1.Index.blocks:type_name -> firn.image.v1.Block
 	8,  // 6: firn.image.v1.Index.streams:type_name -> firn.image.v1.Stream
-	10, // 7: firn.image.v1.HostTree.processes:type_name -> firn.image.v1.HostProcess
-	0,  // 8: firn.image.v1.HostProcess.state:type_name -> firn.image.v1.State
-	17, // 9: firn.image.v1.HostThread.register_sets:type_name -> firn.image.v1.HostThread.RegisterSetsEntry
-	13, // 10: firn.image.v1.HostFile.socket:type_name -> firn.image.v1.HostSocket
-	14, // 11: firn.image.v1.HostFile.refs:type_name -> firn.image.v1.HostFDRef
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	12, // 7: firn.image.v1.HostTree.processes:type_name -> firn.image.v1.HostProcess
+	10, // 8: firn.image.v1.HostTree.pid_namespaces:type_name -> firn.image.v1.HostPIDNamespace
+	11, // 9: firn.image.v1.HostTree.numbers:type_name -> firn.image.v1.HostNumbers
+	0,  // 10: firn.image.v1.HostProcess.state:type_name -> firn.image.v1.State
+	19, // 11: firn.image.v1.HostThread.register_sets:type_name -> firn.image.v1.HostThread.RegisterSetsEntry
+	15, // 12: firn.image.v1.HostFile.socket:type_name -> firn.image.v1.HostSocket
+	16, // 13: firn.image.v1.HostFile.refs:type_name -> firn.image.v1.HostFDRef
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_host_image_imagepb_image_proto_init() }
@@ -1610,7 +1818,7 @@ func file_host_image_imagepb_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_host_image_imagepb_image_proto_rawDesc), len(file_host_image_imagepb_image_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
