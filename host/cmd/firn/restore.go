@@ -52,10 +52,6 @@ func newRestore(g *global) *cobra.Command {
 			if cfg.Log, err = g.log(); err != nil {
 				return err
 			}
-			ownMounts, err := restore.OwnMounts(&cfg)
-			if err != nil {
-				return &commandError{"restore " + cfg.Image, err}
-			}
 			if cfg.Options, err = pluginOptions(cmd); err != nil {
 				return err
 			}
@@ -63,10 +59,8 @@ func newRestore(g *global) *cobra.Command {
 				return err
 			}
 			cfg.PluginDirs = dispatch.PluginDirs()
-			if ownMounts {
-				if err := restore.EnterMountNamespace(); err != nil {
-					return &commandError{"restore " + cfg.Image, err}
-				}
+			if err := enterMounts(&cfg); err != nil {
+				return &commandError{"restore " + cfg.Image, err}
 			}
 			var j *job
 			if cfg.ShellJob {
@@ -135,6 +129,16 @@ func checkInherited(cmd *cobra.Command) error {
 		}
 	}
 	return nil
+}
+
+// enterMounts gives this process the mount namespace in which the tree gets its
+// own /proc, if it gets one.
+func enterMounts(cfg *restore.Config) error {
+	own, err := restore.OwnMounts(cfg)
+	if err != nil || !own {
+		return err
+	}
+	return restore.EnterMountNamespace()
 }
 
 func printRestore(g *global, res *restore.Result, detach bool) error {
