@@ -53,10 +53,6 @@ func newRestore(g *global) *cobra.Command {
 			if cfg.Log, err = g.log(); err != nil {
 				return err
 			}
-			ownMounts, err := restore.OwnMounts(&cfg)
-			if err != nil {
-				return &commandError{"restore " + cfg.Image, err}
-			}
 			if cfg.Options, err = pluginOptions(cmd); err != nil {
 				return err
 			}
@@ -64,10 +60,8 @@ func newRestore(g *global) *cobra.Command {
 				return err
 			}
 			cfg.PluginDirs = dispatch.PluginDirs()
-			if ownMounts {
-				if err := restore.EnterMountNamespace(); err != nil {
-					return &commandError{"restore " + cfg.Image, err}
-				}
+			if err := enterMounts(&cfg); err != nil {
+				return &commandError{"restore " + cfg.Image, err}
 			}
 			j := newJob(cfg.ShellJob)
 			progress := ui.NewProgress(os.Stderr)
@@ -139,6 +133,16 @@ func checkInherited(cmd *cobra.Command) error {
 		}
 	}
 	return nil
+}
+
+// enterMounts gives this process the mount namespace in which the tree gets its
+// own /proc, if it gets one.
+func enterMounts(cfg *restore.Config) error {
+	own, err := restore.OwnMounts(cfg)
+	if err != nil || !own {
+		return err
+	}
+	return restore.EnterMountNamespace()
 }
 
 func printRestore(g *global, res *restore.Result, detach bool) error {
