@@ -80,7 +80,7 @@ func TestCrashPtys(t *testing.T) {
 		v.learn(want(t, harness.StatusDone, v.firn, v.args()...))
 		v.removeImage()
 	}
-	for range 30 * soak() {
+	for range 20 * soak() {
 		r, err := v.firn.Start(v.args()...)
 		if err != nil {
 			t.Fatal(err)

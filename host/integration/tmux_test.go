@@ -156,6 +156,7 @@ func TestTmux(t *testing.T) {
 	m.keys("ine", "Enter")
 	m.shows("half a line\nhalf a line")
 	m.keys("C-c")
+	m.prompts()
 	m.keys("echo $variable; stty size; jobs; tty", "Enter")
 	m.shows("kept42\n25 90\n")
 	m.shows("Running                 sleep 1000")

@@ -115,7 +115,7 @@ type terminalSearch struct {
 	// young are those that processes of the tree have which it does not list:
 	// they may leave it until the freeze.
 	young map[*terminal]bool
-	buf     [4096]byte
+	buf   [4096]byte
 }
 
 // process looks through one process. What ended meanwhile or cannot be looked

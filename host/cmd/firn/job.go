@@ -19,8 +19,11 @@ type job struct {
 	own int      // process group of firn
 }
 
-// newJob takes note of the terminal before the tree gets it.
-func newJob() *job {
+// newJob takes note of the terminal before the tree gets it, if it does.
+func newJob(shellJob bool) *job {
+	if !shellJob {
+		return nil
+	}
 	j := &job{own: unix.Getpgrp()}
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/host/dispatch"
@@ -63,10 +64,7 @@ func newRestore(g *global) *cobra.Command {
 					return &commandError{"restore " + cfg.Image, err}
 				}
 			}
-			var j *job
-			if cfg.ShellJob {
-				j = newJob()
-			}
+			j := newJob(cfg.ShellJob)
 			progress := ui.NewProgress(os.Stderr)
 			cfg.Progress = progress.Show
 			tree, res, err := restore.Run(cmd.Context(), cfg)
@@ -94,14 +92,20 @@ func newRestore(g *global) *cobra.Command {
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP)")
 	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
 	f.BoolVar(&cfg.ShellJob, shellJob, false, "give the terminal of firn to a tree that left its own behind")
+	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "give up, and end what was created, after this time")
+	addRestorePluginFlags(f)
+	return cmd
+}
+
+// addRestorePluginFlags adds the flags of a restore that mean something to plugins
+// only.
+func addRestorePluginFlags(f *pflag.FlagSet) {
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
 	f.Bool("manage-cgroups", false, "create the control groups that are missing, with the limits that they had")
 	f.StringArray("changed-files", nil, "what to accept of regular files that changed: `[PATTERN=]POLICY`, one of refuse, append, same (the default), accept; may be repeated")
 	f.IntSlice("inherit", nil, "take the caller's descriptor `FD` for that of the same number of the root process; may be repeated")
 	f.StringArray("inherit-fd", nil, "take descriptor N of the caller for a file: `fd[N]:KEY`, where KEY is pipe:[INODE] or a path; may be repeated")
 	f.Bool("host-clocks", false, "do not continue CLOCK_MONOTONIC and CLOCK_BOOTTIME: let the tree see those of this machine")
-	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "give up, and end what was created, after this time")
-	return cmd
 }
 
 // checkInherited makes sure that the descriptors which the caller hands over are
