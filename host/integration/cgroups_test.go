@@ -222,3 +222,135 @@ func TestManageCgroupsFails(t *testing.T) {
 		t.Error("no restore failed")
 	}
 }
+
+// freezerGroup is a v2 group for one subject.
+func freezerGroup(t *testing.T) group {
+	t.Helper()
+	root, ok := cgroupMounts(t)[""]
+	if !ok {
+		t.Skip("cgroup v2 is not mounted")
+	}
+	g := group{dir: filepath.Join(root, fmt.Sprintf("firn-test-%d", time.Now().UnixNano()))}
+	if err := os.Mkdir(g.dir, 0o755); err != nil {
+		t.Skipf("no cgroups can be made: %v", err)
+	}
+	t.Cleanup(func() { removeGroup(t, g.dir) })
+	return g
+}
+
+func (g group) add(t *testing.T, pids ...int) {
+	t.Helper()
+	for _, pid := range pids {
+		if err := os.WriteFile(filepath.Join(g.dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (g group) freeze(t *testing.T, value string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(g.dir, "cgroup.freeze"), []byte(value), 0); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(grace)
+	for !g.is(t, "frozen "+value) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the group does not become frozen %s", value)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (g group) is(t *testing.T, event string) bool {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(g.dir, "cgroup.events"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(b), event)
+}
+
+// still requires that a frozen subject does not run.
+func still(t *testing.T, s *subject, g group, when string) {
+	t.Helper()
+	deadline := time.Now().Add(grace)
+	for !g.is(t, "frozen 1") { // the kernel tells it once every task has arrived
+		if time.Now().After(deadline) {
+			t.Fatalf("the group is not frozen %s", when)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if d := s.Disturbed(); len(d) > 0 {
+		t.Errorf("%s: %v", when, d)
+	}
+}
+
+// TestFrozenCgroup: a tree that somebody has frozen is saved, and stays frozen.
+func TestFrozenCgroup(t *testing.T) {
+	gate.Cap(t, unix.CAP_SYS_ADMIN)
+	g := freezerGroup(t)
+	s := startC(t, "threads")
+	g.add(t, s.pids()...)
+	t.Cleanup(func() { g.freeze(t, "0") }) // or the subject cannot be swept
+	g.freeze(t, "1")
+	before := s.last()
+	s.checkpoint("--leave-running")
+	still(t, s, g, "after the checkpoint")
+	if now := s.last(); now != before {
+		t.Errorf("the frozen program went on from %d to %d", before, now)
+	}
+	g.freeze(t, "0")
+	s.unharmed()
+	g.freeze(t, "1")
+	s.checkpoint()
+	if !g.is(t, "frozen 1") {
+		t.Error("the group was thawed")
+	}
+	removeGroup(t, g.dir)
+	s.restore("--manage-cgroups")
+	still(t, s, g, "after the restore")
+	g.freeze(t, "0")
+	s.unharmed()
+}
+
+// TestFrozenCgroupShared: a group that keeps others frozen as well cannot be
+// thawed, not for a moment.
+func TestFrozenCgroupShared(t *testing.T) {
+	gate.Cap(t, unix.CAP_SYS_ADMIN)
+	g := freezerGroup(t)
+	s, other := startC(t, "tick"), startC(t, "tick")
+	g.add(t, append(s.pids(), other.pids()...)...)
+	t.Cleanup(func() { g.freeze(t, "0") })
+	g.freeze(t, "1")
+	res := want(t, harness.StatusRefused, firn(t), "checkpoint", strconv.Itoa(s.PID), "-o", s.image)
+	contains(t, res, res.Stderr, g.dir, "outside of the tree", "thaw it")
+	res = want(t, harness.StatusRefused, firn(t), "check", strconv.Itoa(s.PID))
+	contains(t, res, res.Stdout, g.dir)
+	still(t, s, g, "after it was refused")
+	g.freeze(t, "0")
+	s.unharmed()
+	other.unharmed()
+}
+
+// TestFrozenCgroupV1: in a group that the freezer of cgroup v1 has frozen tasks
+// do not stop for a tracer.
+func TestFrozenCgroupV1(t *testing.T) {
+	gate.Cap(t, unix.CAP_SYS_ADMIN)
+	root, ok := cgroupMounts(t)["freezer"]
+	if !ok {
+		t.Skip("the freezer of cgroup v1 is not mounted")
+	}
+	g := group{dir: filepath.Join(root, fmt.Sprintf("firn-test-%d", time.Now().UnixNano()))}
+	if err := os.Mkdir(g.dir, 0o755); err != nil {
+		t.Skipf("no cgroups can be made: %v", err)
+	}
+	t.Cleanup(func() { removeGroup(t, g.dir) })
+	s := startC(t, "tick")
+	g.add(t, s.pids()...)
+	t.Cleanup(func() { g.set(t, "freezer.state", "THAWED") })
+	g.set(t, "freezer.state", "FROZEN")
+	res := want(t, harness.StatusRefused, firn(t), "checkpoint", strconv.Itoa(s.PID), "-o", s.image)
+	contains(t, res, res.Stderr, "frozen cgroup "+g.dir, "THAWED")
+	g.set(t, "freezer.state", "THAWED")
+	s.unharmed()
+}

@@ -62,7 +62,7 @@ func TestCarry(t *testing.T) {
 					t.Fatalf("want a timeout or a restore: %s", res)
 				}
 				if now := s.entries(); !slices.Equal(now, names) {
-					t.Fatalf("a restore that failed left %v, there was %v", now, names)
+					t.Fatalf("a restore that failed left %v, there was %v: %s", now, names, res)
 				}
 				if now, _ := os.ReadFile(path); string(now) != string(content) {
 					t.Fatalf("a restore that failed left %q, there was %q", now, content)

@@ -23,6 +23,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"many":    func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
 		"tick":    func(t *testing.T) *subject { return startC(t, "tick") },
 		"seccomp": func(t *testing.T) *subject { return startC(t, "seccomp") },
+		"workers": func(t *testing.T) *subject { return startC(t, "workers") },
 		"ipc":     func(t *testing.T) *subject { return startC(t, "ipc") },
 		"gorun":   func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}

@@ -100,6 +100,8 @@ func (r *flow) restoreObjects(ctx context.Context, took *times) error {
 // resumed tells the plugins that the tree runs. The tree is not theirs to lose
 // any more: an error is worth a note only.
 func (r *flow) resumed(ctx context.Context) error {
+	ctx, cancel := detached(ctx) // no --timeout ends what is not to be undone
+	defer cancel()
 	err := r.plugins.Each(ctx, nil, func(ctx context.Context, p *dispatch.Plugin) error {
 		return p.Resumed(ctx, r.round(p))
 	})

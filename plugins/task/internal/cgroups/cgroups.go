@@ -5,12 +5,10 @@ package cgroups
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
@@ -24,27 +22,12 @@ const procsFile = "cgroup.procs"
 
 // Read reads the cgroups of a process, one per hierarchy.
 func Read(pid int) ([]*taskpb.Cgroup, error) {
-	b, err := procfs.Read(pid, "cgroup")
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // a kernel without cgroups
+	list, err := procfs.Cgroups(pid)
+	groups := make([]*taskpb.Cgroup, len(list))
+	for i, g := range list {
+		groups[i] = &taskpb.Cgroup{Controllers: g.Controllers, Path: []byte(g.Path)}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return parse(b), nil
-}
-
-// parse parses /proc/PID/cgroup: "ID:CONTROLLERS:PATH" a line. The ids
-// of hierarchies mean nothing on another machine.
-func parse(b []byte) []*taskpb.Cgroup {
-	var groups []*taskpb.Cgroup
-	for line := range bytes.Lines(b) {
-		parts := bytes.SplitN(bytes.TrimSuffix(line, []byte{'\n'}), []byte{':'}, 3)
-		if len(parts) == 3 {
-			groups = append(groups, &taskpb.Cgroup{Controllers: string(parts[1]), Path: bytes.Clone(parts[2])})
-		}
-	}
-	return groups
+	return groups, err
 }
 
 // Has tells whether a group is among those that a task is in.
@@ -57,16 +40,7 @@ func Has(have []*taskpb.Cgroup, want *taskpb.Cgroup) bool {
 // Dir finds the directory of a group in the mounts of the restorer, whether it
 // is there or not. The text says why there is none.
 func Dir(mounts []procfs.Mount, want *taskpb.Cgroup) (dir, text string) {
-	i := slices.IndexFunc(mounts, func(m procfs.Mount) bool { return ofHierarchy(&m, want) })
-	if i < 0 {
-		return "", "the hierarchy is not mounted"
-	}
-	// What of the path is below what is mounted.
-	rel, err := filepath.Rel(mounts[i].Root, string(want.GetPath()))
-	if err != nil || !filepath.IsLocal(rel) {
-		return "", "the group is outside the mount"
-	}
-	return filepath.Join(mounts[i].Point, rel), ""
+	return (&procfs.Cgroup{Controllers: want.GetControllers(), Path: string(want.GetPath())}).Dir(mounts)
 }
 
 // Joinable finds the directory of a group to which tasks can be moved. The text
@@ -82,23 +56,6 @@ func Joinable(mounts []procfs.Mount, want *taskpb.Cgroup) (dir, text string) {
 		return "", "the group is frozen"
 	}
 	return dir, ""
-}
-
-// ofHierarchy tells whether a mount is that of a cgroup's hierarchy.
-func ofHierarchy(m *procfs.Mount, g *taskpb.Cgroup) bool {
-	if g.GetControllers() == "" {
-		return m.FS == "cgroup2"
-	}
-	if m.FS != "cgroup" {
-		return false
-	}
-	mounted := strings.Split(m.Super, ",")
-	for controller := range strings.SplitSeq(g.GetControllers(), ",") {
-		if !slices.Contains(mounted, controller) {
-			return false
-		}
-	}
-	return true
 }
 
 // frozen tells whether a task in the group would stand still.

@@ -12,13 +12,6 @@ import (
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
-func TestParse(t *testing.T) {
-	got := parse([]byte("9:name=systemd:/a:b\n1:cpu,cpuacct:/\n0::/x\nnonsense\n"))
-	if len(got) != 3 || string(got[0].Path) != "/a:b" || got[1].Controllers != "cpu,cpuacct" || got[2].Controllers != "" {
-		t.Errorf("cgroups %v", got)
-	}
-}
-
 func TestLineage(t *testing.T) {
 	var paths []string
 	for _, g := range Lineage(&taskpb.Cgroup{Path: []byte("/a/b/c")}) {
