@@ -212,7 +212,8 @@ func fillPty(p *openPty, m *filespb.Pty) error {
 	if err := feedInput(p.master, p.slave, m); err != nil {
 		return err
 	}
-	if err := setMode(p.master, neutral(m.GetTermios(), 0)); err != nil {
+	// A change of canonical mode would make a line of what is being edited.
+	if err := setMode(p.master, neutral(m.GetTermios(), m.GetTermios().GetLflag()&unix.ICANON)); err != nil {
 		return err
 	}
 	if err := writeAll(p.slave, m.GetOutput()); err != nil {
