@@ -20,8 +20,9 @@ const (
 // feedTime bounds waiting for a terminal to take what is written to it.
 const feedTime = 10 * time.Second
 
-// feedInput puts input into the queue of a slave, which is empty. The mode of
-// the terminal is not what it shall be afterwards. slave must not block.
+// feedInput puts input into the queue of a slave, which is empty, as is that of
+// the master. The mode of the terminal is another one afterwards. Both ends must
+// not block.
 func feedInput(master, slave int, m *filespb.Pty) error {
 	if len(m.GetLines())+len(m.GetInput()) == 0 {
 		return nil
@@ -60,7 +61,7 @@ func feedInput(master, slave int, m *filespb.Pty) error {
 		return err
 	}
 	// Started output is writable: then everything before has arrived.
-	return waitEvents(slave, unix.POLLOUT)
+	return waitStarted(slave)
 }
 
 // feedRaw puts input into the queue of a slave without canonical mode.
@@ -73,7 +74,7 @@ func feedRaw(master, slave int, m *filespb.Pty) error {
 	if err := writeAll(master, m.GetInput()); err != nil {
 		return err
 	}
-	for end := time.Now().Add(feedTime); ; time.Sleep(100 * time.Microsecond) {
+	for end := time.Now().Add(feedTime); ; time.Sleep(retryTime) {
 		n, err := unix.IoctlGetInt(slave, unix.TIOCINQ)
 		if err != nil {
 			return fmt.Errorf("FIONREAD: %w", err)
@@ -120,10 +121,6 @@ func refillInput(master, slave int, m *filespb.Pty) error {
 	return errors.Join(err, setMode(master, termios(m.GetTermios())))
 }
 
-// feedOutput puts output into the queue of a master, which is empty. The mode
-// of the terminal must not change it.
-func feedOutput(slave int, m *filespb.Pty) error { return writeAll(slave, m.GetOutput()) }
-
 func setMode(fd int, t *unix.Termios) error {
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS2, t); err != nil {
 		return fmt.Errorf("TCSETS2: %w", err)
@@ -131,33 +128,39 @@ func setMode(fd int, t *unix.Termios) error {
 	return nil
 }
 
-// writeAll writes to an end of a terminal, which may block or not.
+// writeSize is how much is written to a terminal at once: the kernel has room for
+// most that way (20 KiB), more than a checkpoint can find there.
+const writeSize = 256
+
+// writeAll writes to an end of a terminal that does not block. Room comes up
+// without a wake-up when a thread of the kernel brings what was written on its
+// way, so it tries again.
 func writeAll(fd int, b []byte) error {
-	for len(b) > 0 {
-		if err := waitEvents(fd, unix.POLLOUT); err != nil {
-			return err
-		}
-		n, err := unix.Write(fd, b[:min(len(b), 256)])
+	for end := time.Now().Add(feedTime); len(b) > 0; {
+		n, err := unix.Write(fd, b[:min(len(b), writeSize)])
 		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("write: %w", err)
 		}
-		b = b[max(n, 0):]
+		if b = b[max(n, 0):]; n > 0 {
+			continue
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the terminal has no room for the last %d bytes: %w", len(b), unix.ETIMEDOUT)
+		}
+		time.Sleep(retryTime)
 	}
 	return nil
 }
 
-// waitEvents waits until a terminal has an event.
-func waitEvents(fd int, events int16) error {
-	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
-	for end := time.Now().Add(feedTime); ; {
-		n, err := unix.Poll(p, int(time.Until(end).Milliseconds()))
-		switch {
-		case err != nil && !errors.Is(err, unix.EINTR):
-			return fmt.Errorf("poll: %w", err)
-		case n > 0 && p[0].Revents&events != 0:
-			return nil
-		case n > 0 || time.Now().After(end):
-			return fmt.Errorf("the terminal does not take what is written to it: %w", unix.ETIMEDOUT)
+// retryTime is how long to wait for the kernel's thread before another look.
+const retryTime = 100 * time.Microsecond
+
+// waitStarted waits until output is started, of a terminal without any.
+func waitStarted(slave int) error {
+	for end := time.Now().Add(feedTime); pollEvents(slave, unix.POLLOUT)&unix.POLLOUT == 0; time.Sleep(retryTime) {
+		if time.Now().After(end) {
+			return fmt.Errorf("input does not arrive at the terminal: %w", unix.ETIMEDOUT)
 		}
 	}
+	return nil
 }

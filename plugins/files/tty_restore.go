@@ -209,13 +209,14 @@ func fillPty(p *openPty, m *filespb.Pty) error {
 	if err := unix.IoctlSetWinsize(p.master, unix.TIOCSWINSZ, winsize(m.GetWindow())); err != nil {
 		return fmt.Errorf("TIOCSWINSZ: %w", err)
 	}
-	if err := setMode(p.master, neutral(m.GetTermios(), 0)); err != nil {
-		return err
-	}
-	if err := feedOutput(p.slave, m); err != nil {
-		return err
-	}
 	if err := feedInput(p.master, p.slave, m); err != nil {
+		return err
+	}
+	// A change of canonical mode would make a line of what is being edited.
+	if err := setMode(p.master, neutral(m.GetTermios(), m.GetTermios().GetLflag()&unix.ICANON)); err != nil {
+		return err
+	}
+	if err := writeAll(p.slave, m.GetOutput()); err != nil {
 		return err
 	}
 	return setMode(p.master, termios(m.GetTermios()))
