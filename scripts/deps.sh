@@ -17,6 +17,10 @@ wanted=(
 	protoc:protobuf-compiler
 	+/usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 	ps:procps
+	top:procps
+	tmux:tmux
+	vim:vim
+	less:less
 	unshare:util-linux
 	bash:bash
 	git:git

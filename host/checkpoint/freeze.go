@@ -17,10 +17,38 @@ import (
 // freeze stops the tree.
 func (f *flow) freeze(ctx context.Context) (err error) {
 	f.progress("freeze")
+	procs := f.plan.procs
+	if procs == nil {
+		if procs, err = task.Walk(task.HostPID(f.cfg.PID)); err != nil {
+			return err
+		}
+	}
+	groups, lines, err := frozenGroups(procs)
+	if err != nil {
+		return err
+	}
+	if err := blocked(lines); err != nil {
+		return err
+	}
 	f.froze = time.Now()
-	f.frozen, err = task.Freeze(ctx, f.tracer, task.HostPID(f.cfg.PID))
+	f.frozen, err = task.Freeze(ctx, f.tracer, task.HostPID(f.cfg.PID), groups)
 	f.res.FreezeMS = ui.MS(time.Since(f.froze))
 	return err
+}
+
+// frozenGroups finds the control groups that keep the tree from running, and
+// reports those that would keep it from being frozen by a tracer.
+func frozenGroups(procs []*task.Process) (*task.Groups, []failure.Line, error) {
+	groups, why, err := task.FrozenGroups(procs)
+	var lines []failure.Line
+	for _, p := range procs {
+		if text := why[p.PID]; text != "" {
+			lines = append(lines, failure.Line{Finding: sdk.Finding{
+				Level: sdk.LevelBlock, Task: sdk.TaskID(p.PID), Subject: "process", Text: text,
+			}})
+		}
+	}
+	return groups, lines, err
 }
 
 // eachOwner calls every plugin that owns or attends something.

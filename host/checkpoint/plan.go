@@ -44,6 +44,9 @@ func (f *flow) makePlan(ctx context.Context) error {
 	if err := f.survey(ctx); err != nil {
 		return err
 	}
+	if text := missingRight(); text != "" {
+		return fmt.Errorf("process %d: %s: %w", f.cfg.PID, text, sdk.ErrNotPermitted)
+	}
 	lines, err := f.plan.check(ctx, checkPreview)
 	if err != nil {
 		return err

@@ -71,6 +71,14 @@ func Check(ctx context.Context, cfg Config, freeze bool) (_ *Report, err error) 
 	if err != nil {
 		return nil, err
 	}
+	lines = append(lines, f.plan.rightFindings()...)
+	if !freeze {
+		_, more, err := frozenGroups(f.plan.procs)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, more...)
+	}
 	return f.plan.report(lines, freeze), nil
 }
 

@@ -3,8 +3,10 @@ package dispatch
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/firn-cr/firn/host/failure"
+	"github.com/firn-cr/firn/sdk"
 )
 
 // ErrDied is the error of a phase during which the plugin's process ended.
@@ -31,6 +33,16 @@ type unusable struct{ error }
 func (e *unusable) Unwrap() error { return e.error }
 
 func (e *unusable) Is(target error) bool { return target == failure.ErrPlugin }
+
+// overdueError says that a plugin did not end a phase in the time that the phase
+// may take. The time of the whole checkpoint or restore is another matter: a
+// plugin that was at work when that ended has done nothing wrong, and is asked
+// to clean up.
+type overdueError struct{ limit time.Duration }
+
+func (e *overdueError) Error() string { return fmt.Sprintf("%v after %v", sdk.ErrTimeout, e.limit) }
+
+func (e *overdueError) Unwrap() error { return sdk.ErrTimeout }
 
 // diedError tells how a plugin's process ended. It is [ErrDied].
 type diedError struct {

@@ -3,7 +3,6 @@ package dispatch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -57,7 +56,7 @@ func (p *Plugin) Run(ctx context.Context, phase wire.Phase, r Round) (wire.Resul
 		return wire.Result{}, nil
 	}
 	limit := p.deadline(phase)
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w after %v", sdk.ErrTimeout, limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, &overdueError{limit})
 	defer cancel()
 	var res wire.Result
 	start := time.Now()
@@ -102,10 +101,14 @@ func (p *Plugin) because(ctx context.Context, err error) error {
 		awaitDeadline(ctx)
 	}
 	if ctx.Err() != nil {
-		p.mu.Lock()
-		p.hung = p.hung || errors.Is(ctx.Err(), context.DeadlineExceeded)
-		p.mu.Unlock()
-		return context.Cause(ctx)
+		cause := context.Cause(ctx)
+		var overdue *overdueError
+		if errors.As(cause, &overdue) {
+			p.mu.Lock()
+			p.hung = true
+			p.mu.Unlock()
+		}
+		return cause
 	}
 	lost := status.Code(err) == codes.Unavailable || errors.Is(err, context.Canceled)
 	wait := time.Duration(0)

@@ -118,8 +118,14 @@ func (s *Set) Drain(ctx context.Context) error {
 	return s.all(func(p *Plugin) error { return p.Drain(ctx) })
 }
 
+// hungAbortTime is how long a plugin that was late may take to clean up: only a
+// part of it may hang, and that the time of the whole command is over does not
+// mean that it hangs at all.
+const hungAbortTime = time.Second
+
 // Abort tells every plugin that has a session that all is over. Plugins that
-// are dead or hang are not asked.
+// are dead are not asked; what becomes of those that were late before is not
+// reported again.
 func (s *Set) Abort(ctx context.Context) error {
 	return s.all(func(p *Plugin) error {
 		p.mu.Lock()
@@ -128,20 +134,17 @@ func (s *Set) Abort(ctx context.Context) error {
 		if !ask || p.died(0) != nil {
 			return nil
 		}
-		if hung {
-			// It may be the time for everything that was too short, and it would
-			// take back what it has made if it is asked.
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, hungAbort)
-			defer cancel()
+		if !hung {
+			return p.Abort(ctx)
 		}
-		return p.Abort(ctx)
+		ctx, cancel := context.WithTimeout(ctx, hungAbortTime)
+		defer cancel()
+		if err := p.Abort(ctx); err != nil {
+			p.log.Debug("abort of a plugin that was late", "error", err)
+		}
+		return nil
 	})
 }
-
-// hungAbort is the time that a plugin has for Abort after a phase that did not
-// end in time.
-const hungAbort = 2 * time.Second
 
 // Close stops all plugins. It takes a few seconds at most.
 func (s *Set) Close() error {

@@ -23,6 +23,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"many":    func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
 		"tick":    func(t *testing.T) *subject { return startC(t, "tick") },
 		"seccomp": func(t *testing.T) *subject { return startC(t, "seccomp") },
+		"workers": func(t *testing.T) *subject { return startC(t, "workers") },
 		"ipc":     func(t *testing.T) *subject { return startC(t, "ipc") },
 		"gorun":   func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}
@@ -40,6 +41,11 @@ func TestSubjectsDetectChange(t *testing.T) {
 		s := startC(t, "queues", "damaged")
 		s.ask("drain")
 		s.line("bad: stream")
+	})
+	t.Run("ptys", func(t *testing.T) {
+		s := startC(t, "ptys", "damaged")
+		s.ask("drain")
+		s.line("bad: raw input")
 	})
 	t.Run("watchers", func(t *testing.T) {
 		s := startC(t, "watchers", "damaged")
@@ -110,6 +116,7 @@ func TestSubjectsAlone(t *testing.T) {
 	t.Run("taskstate", func(t *testing.T) { finishTaskState(t, startC(t, "taskstate")) })
 	t.Run("memory", func(t *testing.T) { finishMemory(t, startC(t, "memory")) })
 	t.Run("queues", func(t *testing.T) { finishQueues(startC(t, "queues")) })
+	t.Run("ptys", func(t *testing.T) { finishPtys(startC(t, "ptys")) })
 	t.Run("tree", func(t *testing.T) { finishTree(t, startC(t, "tree")) })
 	t.Run("threads", func(t *testing.T) { finishThreads(startC(t, "threads")) })
 	t.Run("leaderless tree", func(t *testing.T) { finishTree(t, startC(t, "tree", "leaderless")) })

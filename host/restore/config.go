@@ -15,6 +15,9 @@ type Config struct {
 	// NewPIDNamespace restores the tree into a PID namespace of its own. The
 	// process must have a mount namespace to itself ([EnterMountNamespace]).
 	NewPIDNamespace bool
+	// ShellJob has the tree join the session of this process, if its own was not
+	// led by one of its processes.
+	ShellJob bool
 	// Timeout bounds everything up to the resume.
 	Timeout time.Duration
 	// PluginDirs are searched for plugins.

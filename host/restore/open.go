@@ -189,6 +189,7 @@ func (r *flow) check(ctx context.Context) (skeleton.Plan, error) {
 	if err != nil {
 		return skeleton.Plan{}, err
 	}
+	out.Join = r.cfg.ShellJob
 	plan, blocks := skeleton.New(r.tree, out)
 	for _, f := range append(blocks, plan.Notes...) {
 		lines = append(lines, failure.Line{Finding: f})

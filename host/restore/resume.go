@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/host/image/imagepb"
@@ -69,10 +72,17 @@ func (r *flow) resume(ctx context.Context) error {
 	if len(gadgets) == 0 {
 		return fmt.Errorf("no system call instruction in the vdso: %w", sdk.ErrKernel)
 	}
+	unmap, err := r.unmapCalls(gadgets[0].Off)
+	if err != nil {
+		return err
+	}
 	return r.tracer.With(ctx, func(o *task.Ops) error {
+		if err := o.SyscallAll(unmap); err != nil {
+			return fmt.Errorf("unmap tape memory: %w", err)
+		}
 		for i := range r.tree.Processes {
 			if p := &r.tree.Processes[i]; !p.Zombie {
-				if err := r.finish(o, p, gadgets[0].Off); err != nil {
+				if err := r.setContexts(o, p); err != nil {
 					return fmt.Errorf("task %d: %w", p.ID, err)
 				}
 			}
@@ -94,18 +104,35 @@ func (r *flow) resume(ctx context.Context) error {
 	})
 }
 
-// finish unmaps the tape region and sets the context of all threads.
-func (r *flow) finish(o *task.Ops, p *sdk.Process, gadget uint64) error {
-	vdso, err := findVDSO(p.PID)
-	if err != nil {
-		return err
+// unmapCalls are the calls that unmap the tape regions, made by the instruction
+// at an offset in the vdso: all of the range, because behind its own region lies
+// what is left of a larger one that the process inherited from its creator.
+func (r *flow) unmapCalls(gadget uint64) ([]task.Call, error) {
+	calls := make([]task.Call, len(r.tree.Processes))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range r.tree.Processes {
+		p := &r.tree.Processes[i]
+		if p.Zombie {
+			continue
+		}
+		g.Go(func() error {
+			vdso, err := findVDSO(p.PID)
+			if err != nil {
+				return fmt.Errorf("task %d: %w", p.ID, err)
+			}
+			calls[i] = task.Call{TID: task.HostPID(p.PID), Gadget: vdso + gadget, Nr: unix.SYS_MUNMAP,
+				Args: [6]uint64{p.Reserved.Start, p.Reserved.Len()}}
+			return nil
+		})
 	}
-	// All of the range: behind its own region lies what is left of a larger one
-	// that the process inherited from its creator.
-	_, err = o.Syscall(task.HostPID(p.PID), vdso+gadget, unix.SYS_MUNMAP, p.Reserved.Start, p.Reserved.Len())
-	if err != nil {
-		return fmt.Errorf("unmap tape memory: %w", err)
-	}
+	err := g.Wait()
+	return slices.DeleteFunc(calls, func(c task.Call) bool { return c.TID == 0 }), err
+}
+
+// setContexts gives all threads of a process their registers, signal masks and
+// extended state.
+func (r *flow) setContexts(o *task.Ops, p *sdk.Process) error {
 	for _, th := range p.Threads {
 		c := r.contexts[th.ID]
 		if c == nil {

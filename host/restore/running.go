@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,8 @@ type Running struct {
 	// Init is the first process of the tree's own PID namespace, which is a
 	// child of this process, too; 0 if there is none.
 	Init int
+	// Stopped, if set, is called by Wait when a signal has stopped the root.
+	Stopped func(by syscall.Signal)
 }
 
 // Wait waits for the root process and returns its wait status. A PID namespace
@@ -44,9 +47,15 @@ func (r *Running) wait(ctx context.Context, pid int) (unix.WaitStatus, error) {
 	}
 	for {
 		var status unix.WaitStatus
-		got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil)
+		got, err := unix.Wait4(pid, &status, unix.WNOHANG|unix.WUNTRACED, nil)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return 0, fmt.Errorf("wait for task %d: %w", pid, err)
+		}
+		if got == pid && status.Stopped() {
+			if r.Stopped != nil && pid == r.PID {
+				r.Stopped(status.StopSignal())
+			}
+			continue
 		}
 		if got == pid {
 			return status, nil

@@ -53,6 +53,9 @@ type Step struct {
 type Outside struct {
 	// Session and Group are those of the restorer.
 	Session, Group sdk.TaskID
+	// Join has the tree join the restorer's session, if it was in one that none
+	// of its processes leads.
+	Join bool
 	// Used tells whether a number is taken as process, group or session.
 	Used func(id sdk.TaskID) bool
 }
@@ -102,6 +105,9 @@ type planner struct {
 	parent  map[sdk.TaskID]sdk.TaskID
 	created []sdk.TaskID // in order
 	standIn []sdk.TaskID
+	// joined is the root's session as at the checkpoint, when every reference to
+	// it means the restorer's.
+	joined sdk.TaskID
 	// ownSession is set when the root's session cannot be entered again: every
 	// reference to it means the root's own session then.
 	ownSession sdk.TaskID
@@ -129,6 +135,9 @@ func (p *planner) wantSID(pr *sdk.Process) sdk.TaskID {
 	if p.ownSession != 0 && pr.SID == p.ownSession {
 		return p.tree.Root
 	}
+	if p.joined != 0 && pr.SID == p.joined {
+		return p.out.Session
+	}
 	return pr.SID
 }
 
@@ -136,6 +145,9 @@ func (p *planner) root(root *sdk.Process) {
 	x := root.SID
 	switch {
 	case x == root.ID, x == p.out.Session:
+		p.clone(root.ID, Host, false)
+	case p.procs[x] == nil && p.out.Join:
+		p.joined = x
 		p.clone(root.ID, Host, false)
 	case p.procs[x] == nil && x != 0 && !p.out.Used(x):
 		p.leader(x, Host)

@@ -137,6 +137,29 @@ func TestPlanInTheRestorersSession(t *testing.T) {
 	}
 }
 
+// TestPlanJoinsTheRestorersSession: a job of one shell becomes one of another.
+func TestPlanJoinsTheRestorersSession(t *testing.T) {
+	procs := []sdk.Process{proc(10, 0, 10, 5), proc(11, 10, 11, 5), proc(12, 11, 11, 5), proc(13, 10, 13, 13)}
+	tree := &sdk.Tree{Root: 10, Processes: procs}
+	for _, u := range [][]sdk.TaskID{nil, {5}} {
+		out := Outside{Session: 500, Group: 501, Join: true, Used: used(u...)}
+		plan, blocks := New(tree, out)
+		if len(blocks) > 0 || len(plan.Notes) > 0 {
+			t.Fatalf("blocks %v, notes %v", blocks, plan.Notes)
+		}
+		w := run(t, plan, out)
+		for _, p := range procs {
+			want := p.SID
+			if want == 5 {
+				want = 500
+			}
+			if w.sid[p.ID] != want || w.pgid[p.ID] != p.PGID {
+				t.Errorf("process %d: session %d group %d, want %d and %d", p.ID, w.sid[p.ID], w.pgid[p.ID], want, p.PGID)
+			}
+		}
+	}
+}
+
 func TestPlanReplacesAForeignSession(t *testing.T) {
 	tree := &sdk.Tree{Root: 10, Processes: []sdk.Process{proc(10, 0, 7, 5), proc(11, 10, 7, 5), proc(12, 10, 12, 12)}}
 	out := Outside{Session: 500, Group: 501, Used: used(5, 7)}

@@ -43,24 +43,30 @@ type Frozen struct {
 	engine *Engine
 	// regions by process, made when the first tape needs one.
 	regions map[HostPID]*region
-	done    bool
+	// groups are frozen again when the tasks are let go.
+	groups *Groups
+	done   bool
 }
 
 // Freeze stops a whole tree. When it fails, everything that was stopped runs
-// again.
-func Freeze(ctx context.Context, t *Tracer, root HostPID) (*Frozen, error) {
+// again. groups are control groups that keep the tree from running; nil if there
+// are none.
+func Freeze(ctx context.Context, t *Tracer, root HostPID, groups *Groups) (*Frozen, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, freezeTime,
 		fmt.Errorf("a task did not stop within %v: %w", freezeTime, sdk.ErrTimeout))
 	defer cancel()
 	f := &freezer{ctx: ctx, tasks: map[HostPID]*tracee{}}
-	frozen := &Frozen{tracer: t, engine: NewEngine(t), regions: map[HostPID]*region{}}
+	frozen := &Frozen{tracer: t, engine: NewEngine(t), regions: map[HostPID]*region{}, groups: groups}
 	err := t.Do(func() error {
 		if err := f.stopAll(root); err != nil {
 			return errors.Join(err, f.undo())
 		}
 		procs, err := f.read(root)
+		if err == nil {
+			err = groups.thaw()
+		}
 		if err != nil {
-			return errors.Join(err, f.undo())
+			return errors.Join(err, groups.freeze(), f.undo())
 		}
 		frozen.Processes = procs
 		return nil

@@ -110,7 +110,7 @@ func freeze(t *testing.T, tr *Tracer, pid HostPID) *Frozen {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	f, err := Freeze(ctx, tr, pid)
+	f, err := Freeze(ctx, tr, pid, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

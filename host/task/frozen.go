@@ -138,7 +138,7 @@ func (f *Frozen) release(ctx context.Context, stopped bool) error {
 			}
 			regions = append(regions, r)
 		}
-		errs = append(errs, unmapRegions(ctx, regions))
+		errs = append(errs, unmapRegions(ctx, regions), f.groups.freeze())
 		for _, p := range f.Processes {
 			if stopped && len(p.Threads) > 0 && p.State == Running {
 				errs = append(errs, ignoreGone(unix.Kill(int(p.PID), unix.SIGSTOP)))
@@ -199,7 +199,7 @@ func (f *Frozen) Kill(ctx context.Context) (unreaped []HostPID, err error) {
 	f.done = true
 	f.engine.Close()
 	err = f.tracer.Do(func() error { return f.killAll(ctx) })
-	return f.awaitReaped(ctx), err
+	return f.awaitReaped(ctx), errors.Join(err, f.groups.freeze())
 }
 
 func (f *Frozen) killAll(ctx context.Context) error {

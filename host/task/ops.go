@@ -106,6 +106,51 @@ func (o *Ops) execute(tid HostPID, gadget uint64, nr int, args ...uint64) (got u
 	return uint64(call.Result()), t.born, nil
 }
 
+// Call is a system call for one stopped task.
+type Call struct {
+	TID    HostPID
+	Gadget uint64
+	Nr     int
+	Args   [6]uint64
+}
+
+// SyscallAll has tasks execute one call each, all at the same time, and ignores
+// what the calls return but for errors. Registers are not put back.
+func (o *Ops) SyscallAll(calls []Call) error {
+	steps := make([]stepping, len(calls))
+	for i, c := range calls {
+		regs, err := arch.GetRegs(int(c.TID))
+		if err != nil {
+			return err
+		}
+		regs.SetCall(c.Gadget, c.Nr, c.Args)
+		if err := arch.SetRegs(int(c.TID), &regs); err != nil {
+			return err
+		}
+		steps[i].t = &target{tid: c.TID}
+		if err := steps[i].begin(); err != nil {
+			return err
+		}
+	}
+	for stop := 1; stop <= atExit; stop++ {
+		for i := range steps {
+			if err := steps[i].reach(o.ctx, stop); err != nil {
+				return fmt.Errorf("task %d: %w", calls[i].TID, err)
+			}
+		}
+	}
+	for _, c := range calls {
+		regs, err := arch.GetRegs(int(c.TID))
+		if err != nil {
+			return err
+		}
+		if r := regs.Result(); r < 0 && r >= -4095 {
+			return fmt.Errorf("task %d: %w", c.TID, unix.Errno(-r))
+		}
+	}
+	return nil
+}
+
 // Context is everything of a thread that only its tracer can set.
 type Context struct {
 	Regs    arch.Regs

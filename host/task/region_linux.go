@@ -84,6 +84,9 @@ func (r *region) open() (err error) {
 // (/proc/PID/map_files, needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN).
 func openRegion(tid HostPID, addr uint64, size int) ([]byte, error) {
 	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/map_files/%x-%x", tid, addr, addr+uint64(size)), os.O_RDWR, 0)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN needed: %w: %w", sdk.ErrNotPermitted, err)
+	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -79,34 +80,23 @@ func carriedSame(m *filespb.Ghost) (fd int, same bool) {
 
 // makeCarried makes a carried file beside its name, unless it is there
 // unchanged.
-func (r *restore) makeCarried(object uint64, g *ghostSet) error {
+func (r *restore) makeCarried(ctx context.Context, object uint64, g *ghostSet) error {
 	if fd, same := carriedSame(g.msg); same {
 		g.fd = fd
 		return nil
 	}
 	c := &carriedFile{path: string(g.msg.GetPath())}
 	c.temp = filepath.Join(filepath.Dir(c.path), fmt.Sprintf(".firn-carried-%d-%d", unix.Getpid(), object))
-	fd, err := r.plugin.create(c)
+	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	err := r.traces.leave(ctx, func() (err error) {
+		g.fd, err = unix.Open(c.temp, flags, 0o600)
+		return err
+	}, c.undo)
 	if err != nil {
 		return fmt.Errorf("make: %w", err)
 	}
-	g.fd = fd
+	r.carried = append(r.carried, c)
 	return fillGhost(g, r.req.Records)
-}
-
-// create makes the file under its temporary name, which Abort takes away.
-func (p *plugin) create(c *carriedFile) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.aborted {
-		return -1, sdk.ErrAborted
-	}
-	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Open(c.temp, flags, 0o600)
-	if err == nil {
-		p.carried = append(p.carried, c)
-	}
-	return fd, err
 }
 
 // place gives a carried file its name. What has it is kept until the tree runs.

@@ -73,6 +73,7 @@ func (p *plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk
 	for _, s := range im.pipes {
 		c.checkFIFO(rules, s)
 	}
+	im.terminals.check(c, req)
 	return c.report.Findings(), nil
 }
 

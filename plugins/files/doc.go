@@ -1,6 +1,7 @@
 // Package files is the plugin for files: regular files, directories, pipes,
-// FIFOs, the devices that have no state, and the anonymous files that stand for
-// something else (eventfd, epoll, signalfd, timerfd, inotify, fanotify, pidfds, namespaces).
+// FIFOs, terminals, the devices that have no state, and the anonymous files that
+// stand for something else (eventfd, epoll, signalfd, timerfd, inotify, fanotify,
+// pidfds, namespaces).
 //
 // What was deleted is carried with its content, made and deleted again; if it has
 // another name, that one is used.
@@ -13,6 +14,11 @@
 // the kernel knows its members by file and number. inotify and fanotify get
 // their watches as the last thing before the program goes on: until then they
 // would report what the restore does.
+//
+// Both ends of a pseudo-terminal are made together, with what waits in both
+// directions, before the leader of its session takes it as controlling
+// terminal. A terminal whose other side is outside of the tree is left behind
+// (--shell-job); the tree gets that of the restorer.
 //
 // Whether a file can be carried is known before anything is written: the
 // survey looks at every description once, in [sdk.Checker] and again while the

@@ -2,7 +2,6 @@ package files
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -17,7 +16,7 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		return err
 	}
 	defer s.close()
-	if err := p.dumpRemaps(s); err != nil {
+	if err := p.dumpRemaps(ctx, s); err != nil {
 		return err
 	}
 	if err := s.dumpGhosts(ctx, req.Records); err != nil {
@@ -27,6 +26,9 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		if err := s.dumpPipe(ctx, req.Records, pi); err != nil {
 			return err
 		}
+	}
+	if err := s.dumpTerminals(ctx, req.Records); err != nil {
+		return err
 	}
 	for i := range s.items {
 		it := &s.items[i]
@@ -71,11 +73,6 @@ func (p *plugin) Abort(context.Context) error {
 	if p.frozen != nil {
 		p.frozen.close()
 	}
-	p.frozen, p.known, p.aborted = nil, nil, true
-	errs := []error{p.removeRemaps()}
-	for _, c := range p.carried {
-		errs = append(errs, c.undo())
-	}
-	p.carried = nil
-	return errors.Join(errs...)
+	p.frozen, p.known = nil, nil
+	return p.traces.remove()
 }

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -43,12 +44,12 @@ func (im *image) addGhost(r sdk.Record) error {
 
 // makeGhost makes a file whose content is in the image. The descriptor is for
 // opening it again.
-func (r *restore) makeGhost(object uint64, g *ghostSet) (err error) {
+func (r *restore) makeGhost(ctx context.Context, object uint64, g *ghostSet) (err error) {
 	if len(g.content) != len(g.msg.GetExtents()) {
 		return fmt.Errorf("%d of %d pieces of content: %w", len(g.content), len(g.msg.GetExtents()), sdk.ErrCorrupt)
 	}
 	if g.msg.GetCarried() != nil {
-		return r.makeCarried(object, g)
+		return r.makeCarried(ctx, object, g)
 	}
 	if g.fd, err = createGhost(g.msg); err != nil {
 		return err

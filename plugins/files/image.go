@@ -21,6 +21,7 @@ type image struct {
 	timerfds  []record[*filespb.Timerfd]
 	epolls    []record[*filespb.Epoll]
 	pipes     []*pipeSet
+	terminals terminalSet
 
 	inotifies  []record[*filespb.Inotify]
 	fanotifies []record[*filespb.Fanotify]
@@ -86,6 +87,8 @@ func (im *image) add(r sdk.Record, pipes map[uint64]*pipeSet) error {
 		return decode(im, r, &filespb.External{}, &im.externals)
 	case kindGhost, kindContent:
 		return im.addGhost(r)
+	case kindPty, kindTtyEnd, kindTerminal:
+		return im.addTerminal(r)
 	case kindPipe, kindPipeData, kindPipeEnd:
 		return im.addPipe(r, pipes)
 	}

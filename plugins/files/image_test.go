@@ -46,8 +46,38 @@ func TestCorruptImages(t *testing.T) {
 			i.Add(t, kindPipeEnd, 1, 1, &filespb.PipeEnd{Pipe: 1})
 			i.Add(t, kindPipeData, 1, 1, &filespb.PipeData{Pipe: 1, Data: make([]byte, 10000)})
 		},
-		"not a message":    func(i *sdktest.Image) { i.AddRaw(t, kindEventfd, 1, 1, []byte{0xff}) },
-		"negative timer":   func(i *sdktest.Image) { i.Add(t, kindTimerfd, 1, 1, &filespb.Timerfd{Interval: -1, Description: rw}) },
+		"not a message":  func(i *sdktest.Image) { i.AddRaw(t, kindEventfd, 1, 1, []byte{0xff}) },
+		"negative timer": func(i *sdktest.Image) { i.Add(t, kindTimerfd, 1, 1, &filespb.Timerfd{Interval: -1, Description: rw}) },
+		"terminal without control characters": func(i *sdktest.Image) {
+			i.Add(t, kindPty, 1, 1, &filespb.Pty{Index: 1000000})
+		},
+		"terminal twice": func(i *sdktest.Image) {
+			i.Add(t, kindPty, 1, 1, &filespb.Pty{Index: 4000, Termios: someMode()})
+			i.Add(t, kindPty, 1, 2, &filespb.Pty{Index: 4000, Termios: someMode()})
+		},
+		"more input than a terminal holds": func(i *sdktest.Image) {
+			i.Add(t, kindPty, 1, 1, &filespb.Pty{Index: 4000, Termios: someMode(), Input: make([]byte, 5000)})
+		},
+		"master without a terminal": func(i *sdktest.Image) {
+			i.Add(t, kindTtyEnd, 1, 1, &filespb.TtyEnd{Kind: filespb.TtyEnd_KIND_MASTER, Index: 7, Description: rw})
+		},
+		"no terminal outside": func(i *sdktest.Image) {
+			i.Add(t, kindTtyEnd, 1, 1, &filespb.TtyEnd{Kind: filespb.TtyEnd_KIND_OUTSIDE, Description: rw})
+		},
+		"end of no kind": func(i *sdktest.Image) { i.Add(t, kindTtyEnd, 1, 1, &filespb.TtyEnd{Description: rw}) },
+		"two masters": func(i *sdktest.Image) {
+			i.Add(t, kindPty, 1, 1, &filespb.Pty{Index: 150, Termios: someMode()})
+			for n := range uint64(2) {
+				i.Add(t, kindTtyEnd, 1, 1+n, &filespb.TtyEnd{Kind: filespb.TtyEnd_KIND_MASTER, Index: 150, Description: rw})
+			}
+		},
+		"session of nobody": func(i *sdktest.Image) {
+			i.Add(t, kindPty, 1, 1, &filespb.Pty{Index: 151, Termios: someMode(), Session: &filespb.TtySession{Leader: 4711}})
+		},
+		"/dev/tty of no session": func(i *sdktest.Image) {
+			i.Add(t, kindPty, 1, 1, &filespb.Pty{Index: 152, Termios: someMode()})
+			i.Add(t, kindTtyEnd, 1, 1, &filespb.TtyEnd{Kind: filespb.TtyEnd_KIND_CURRENT, Index: 152, Description: rw})
+		},
 		"unknown kind":     func(i *sdktest.Image) { i.AddRaw(t, 4711, 1, 1, nil) },
 		"no stateless dev": func(i *sdktest.Image) { i.Add(t, kindDevice, 1, 1, &filespb.Device{Rdev: unix.Mkdev(8, 0)}) },
 	}
@@ -84,6 +114,9 @@ func (r oneRecord) ReadBulk(sdk.Record, []byte, int64) error   { return nil }
 // FuzzReadImage: no payload makes the decoders panic.
 func FuzzReadImage(f *testing.F) {
 	for kind := kindNamed; kind <= kindContent; kind++ {
+		f.Add(kind, uint64(1), []byte{8, 1, 16, 1}, false)
+	}
+	for kind := kindPty; kind <= kindTerminal; kind++ {
 		f.Add(kind, uint64(1), []byte{8, 1, 16, 1}, false)
 	}
 	f.Fuzz(func(t *testing.T, kind uint32, object uint64, payload []byte, bulk bool) {

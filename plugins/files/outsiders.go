@@ -17,6 +17,8 @@ import (
 type outsiders struct {
 	free map[fileKey]bool   // looked for; nobody has it
 	held map[fileKey]string // a process that has it
+	// ttys are pseudo-terminals that were looked for, by device; nobody has them.
+	ttys map[uint64]bool
 }
 
 // holder names a process outside the tree that has the file open.
@@ -96,28 +98,35 @@ func (s *survey) search() *search {
 // run looks at all processes. Of a tree that runs there may be processes by now
 // that the tree does not have yet.
 func (s *search) run(tree *sdk.Tree, running bool) (map[fileKey]string, error) {
+	s.found, s.young = map[fileKey]string{}, map[fileKey]bool{}
+	return s.found, eachOutside(tree, running, s.process)
+}
+
+// eachOutside calls look for every process that is not in the tree, nor this
+// one. Of a tree that runs, a process that turns out to have something may be
+// ours all the same: look asks then.
+func eachOutside(tree *sdk.Tree, running bool, look func(pid string, ours func() bool)) error {
 	skip := map[int]bool{os.Getpid(): true}
 	for i := range tree.Processes {
 		skip[int(tree.Processes[i].ID)] = true
 	}
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
+		return fmt.Errorf("list processes: %w", err)
 	}
-	s.found, s.young = map[fileKey]string{}, map[fileKey]bool{}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil || skip[pid] {
 			continue
 		}
-		s.process(name, func() bool { return running && descends(tree, pid) })
+		look(name, func() bool { return running && descends(tree, pid) })
 	}
-	return s.found, nil
+	return nil
 }
 
 // process looks through one process, unless it turns out to be one of ours. What

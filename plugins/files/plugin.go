@@ -28,6 +28,10 @@ const (
 
 	kindNamespace uint32 = 23
 	kindExternal  uint32 = 24
+
+	kindPty      uint32 = 40
+	kindTtyEnd   uint32 = 41
+	kindTerminal uint32 = 42
 )
 
 // devices are the character devices that have no state, by their minor number
@@ -60,15 +64,14 @@ type plugin struct {
 	frozen *survey
 	// known remembers what was looked for in other processes before the freeze.
 	known *outsiders
-	// remaps are names that this process made, or is to remove.
-	remaps []string
+	// traces are names that this process made.
+	traces traces
 	// carried are files that wait for their names.
 	carried []*carriedFile
-	// aborted tells that nothing may be made any more: a phase that was given up
-	// may still run.
-	aborted bool
 	// made are the restored descriptors of this process, by object.
 	made map[uint64]int
+	// resized is the process group to be told that its terminal has another size.
+	resized sdk.TaskID
 }
 
 // New returns the plugin.
@@ -89,13 +92,14 @@ func (*plugin) Describe() sdk.Description {
 			Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: devMajor, Minor: minor},
 		})
 	}
+	claims = append(claims, terminalClaims()...)
 	for _, name := range []string{anonEventfd, anonEpoll, anonSignalfd, anonTimerfd, anonInotify, anonFanotify, anonPidfd} {
 		claims = append(claims, sdk.Claim{Kind: sdk.KindFile, Anon: name})
 	}
 	return sdk.Description{
 		Name:    "files",
 		Version: "0.1.0",
-		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, eventfd, epoll, signalfd, timerfd, inotify, fanotify, pidfd, namespaces",
+		Summary: "files, directories, pipes, FIFOs, memory files, plain devices, terminals, eventfd, epoll, signalfd, timerfd, inotify, fanotify, pidfd, namespaces",
 		Claims:  claims,
 		Records: []sdk.RecordType{
 			{Kind: kindNamed, Version: 1, Message: &filespb.Named{}},
@@ -114,6 +118,9 @@ func (*plugin) Describe() sdk.Description {
 			{Kind: kindPidfd, Version: 1, Message: &filespb.Pidfd{}},
 			{Kind: kindNamespace, Version: 1, Message: &filespb.Namespace{}},
 			{Kind: kindExternal, Version: 1, Message: &filespb.External{}},
+			{Kind: kindPty, Version: 1, Message: &filespb.Pty{}},
+			{Kind: kindTtyEnd, Version: 1, Message: &filespb.TtyEnd{}},
+			{Kind: kindTerminal, Version: 1, Message: &filespb.Terminal{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE"},
 	}

@@ -63,48 +63,34 @@ func (s *survey) otherName(it *item, dir string) string {
 }
 
 // dumpRemaps makes the names that were announced.
-func (p *plugin) dumpRemaps(s *survey) error {
+func (p *plugin) dumpRemaps(ctx context.Context, s *survey) error {
+	p.traces.begin()
 	for i := range s.items {
 		it := &s.items[i]
 		n, ok := it.msg.(*filespb.Named)
 		if !ok || !n.GetRemapped() {
 			continue
 		}
-		if err := p.remap(s, it, string(n.GetLink())); err != nil {
+		if err := p.remap(ctx, s, it, string(n.GetLink())); err != nil {
 			return fmt.Errorf("dump %s of task %d: %w", it.file().Link, it.res.Task, err)
 		}
 	}
 	return nil
 }
 
-func (p *plugin) remap(s *survey, it *item, name string) error {
+func (p *plugin) remap(ctx context.Context, s *survey, it *item, name string) error {
 	fd, err := s.access.Dup(it.res)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.aborted {
-		return sdk.ErrAborted
-	}
-	if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW); err != nil {
+	err = p.traces.leave(ctx, func() error {
+		return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW)
+	}, func() error { return unlink(name) })
+	if err != nil {
 		return fmt.Errorf("link as %s: %w", name, err)
 	}
-	p.remaps = append(p.remaps, name)
 	return nil
-}
-
-// removeRemaps takes the names of a checkpoint that failed away again.
-func (p *plugin) removeRemaps() error {
-	var errs []error
-	for _, name := range p.remaps {
-		if err := unix.Unlink(name); err != nil {
-			errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
-		}
-	}
-	p.remaps = nil
-	return errors.Join(errs...)
 }
 
 // openLinked opens a file by its other name. It gets its old path back for that
@@ -133,7 +119,9 @@ func openLinked(n *filespb.Named, flags uint32) (fd int, err error) {
 }
 
 // Resumed implements [sdk.Resumer]: it removes the names that the checkpoint
-// made, and the files that carried ones have replaced. The tree runs; until here a restore could have failed and be repeated.
+// made, and the files that carried ones have replaced. The tree runs; until here
+// a restore could have failed and be repeated. Whoever has a terminal of another
+// size is told.
 func (p *plugin) Resumed(_ context.Context, req *sdk.RestoreRequest) error {
 	im, err := readImage(req.Records)
 	if err != nil {
@@ -145,13 +133,17 @@ func (p *plugin) Resumed(_ context.Context, req *sdk.RestoreRequest) error {
 			names = append(names, string(n.msg.GetLink()))
 		}
 	}
+	resized := p.tellSize(req)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.remaps = names
-	errs := []error{p.removeRemaps()}
+	errs := []error{resized}
+	for _, name := range names {
+		errs = append(errs, unlink(name))
+	}
 	for _, c := range p.carried {
 		errs = append(errs, c.done())
 	}
 	p.carried = nil
+	p.traces.begin() // the rest stays
 	return errors.Join(errs...)
 }

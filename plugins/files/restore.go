@@ -17,9 +17,11 @@ type restore struct {
 	mu  sync.Mutex
 	// made are the descriptors of this process by object. They stay open until
 	// the session ends.
-	made     map[uint64]int
-	ghosts   map[uint64]*ghostSet
-	plugin   *plugin
+	made   map[uint64]int
+	ghosts map[uint64]*ghostSet
+	traces *traces
+	// carried are the files that wait for their names.
+	carried  []*carriedFile
 	policies policies
 	// inherited are descriptors of the restorer, by object.
 	inherited map[uint64]int
@@ -39,17 +41,18 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 	if err != nil {
 		return err
 	}
-	r := &restore{plugin: p, req: req, made: map[uint64]int{}, ghosts: im.ghosts}
+	r := &restore{req: req, made: map[uint64]int{}, ghosts: im.ghosts, traces: &p.traces}
 	if r.policies, err = readPolicies(req.Session); err != nil {
 		return err
 	}
 	if r.inherited, err = inherited(req.Session); err != nil {
 		return err
 	}
+	p.traces.begin()
 	defer p.keep(r)
 	defer r.closeGhosts()
 	for _, object := range im.ghostOrder {
-		if err := r.makeGhost(object, im.ghosts[object]); err != nil {
+		if err := r.makeGhost(ctx, object, im.ghosts[object]); err != nil {
 			return fmt.Errorf("restore the content of %s: %w", im.ghosts[object].msg.GetPath(), err)
 		}
 	}
@@ -59,6 +62,7 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 		}
 	}
 	for _, open := range []func() error{
+		func() error { return r.restoreTerminals(ctx, &im.terminals) },
 		func() error { return each(ctx, r, im.devices, openDevice) },
 		func() error { return each(ctx, r, im.eventfds, makeEventfd) },
 		func() error { return each(ctx, r, im.signalfds, makeSignalfd) },
@@ -78,11 +82,11 @@ func (p *plugin) RestoreObjects(ctx context.Context, req *sdk.RestoreRequest) er
 	return nil
 }
 
-// keep remembers the descriptors for later phases.
+// keep remembers the descriptors and files for later phases.
 func (p *plugin) keep(r *restore) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.made = r.made
+	p.made, p.carried = r.made, r.carried
 }
 
 // closeGhosts closes the descriptors through which ghosts were opened.

@@ -10,10 +10,10 @@ import (
 	"github.com/firn-cr/firn/sdk"
 )
 
-// Seal implements [sdk.Sealer]: it gives carried files their names, seals memory files, which somebody else may
-// have had to map before, and sets the watches of inotify and fanotify. Those
-// come last, so that the program is not told what the restore itself does to its
-// files.
+// Seal implements [sdk.Sealer]: it gives carried files their names, seals memory
+// files, which somebody else may have had to map before, and sets the watches of
+// inotify and fanotify. Those come last, so that the program is not told what
+// the restore itself does to its files.
 func (p *plugin) Seal(_ context.Context, req *sdk.RestoreRequest) error {
 	im, err := readImage(req.Records)
 	if err != nil {
@@ -21,11 +21,8 @@ func (p *plugin) Seal(_ context.Context, req *sdk.RestoreRequest) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.aborted {
-		return sdk.ErrAborted
-	}
 	for _, c := range p.carried {
-		if err := c.place(); err != nil {
+		if err := p.traces.change(c.place); err != nil {
 			return err
 		}
 	}

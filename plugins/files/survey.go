@@ -25,6 +25,8 @@ type survey struct {
 	// items are parallel to sess.Resources.
 	items []item
 	pipes []*pipe
+	// terminals are set when they were looked at.
+	terminals *terminalSurvey
 	// frozen tells that nothing can change any more.
 	frozen bool
 
@@ -69,6 +71,9 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders, frozen 
 	if err == nil {
 		err = s.examineWatchers()
 	}
+	if err == nil {
+		err = s.examineTerminals(ctx, known)
+	}
 	if err != nil {
 		s.close()
 		return nil, err
@@ -87,8 +92,8 @@ func (s *survey) gone(err error) bool {
 }
 
 // examine finds out what one description is and how it can be carried. Pipes
-// are left to examineShared: their ends are looked at together. What watches
-// others is left to examineWatchers.
+// and terminals are left to examineShared and examineTerminals: their ends are
+// looked at together. What watches others is left to examineWatchers.
 func (s *survey) examine(it *item) error {
 	f := it.file()
 	if f == nil {
@@ -110,6 +115,9 @@ func (s *survey) examine(it *item) error {
 		}
 		return s.examineNamed(it)
 	case sdk.TypeChar:
+		if isTerminal(f.Rdev) {
+			return nil
+		}
 		return s.examineDevice(it)
 	case sdk.TypeFIFO:
 		return nil

@@ -2,121 +2,199 @@ package task
 
 import (
 	"bytes"
-	"errors"
+	"context"
+	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 
-	"github.com/hashicorp/go-hclog"
-	"golang.org/x/sys/unix"
-
+	"github.com/firn-cr/firn/plugins/task/internal/cgroups"
 	"github.com/firn-cr/firn/plugins/task/taskpb"
+	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
-// readCgroups reads the cgroups of a process, one per hierarchy.
-func readCgroups(pid int) ([]*taskpb.Cgroup, error) {
-	b, err := procfs.Read(pid, "cgroup")
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // a kernel without cgroups
+// manageCgroups is the flag of a restore that has missing groups made.
+const manageCgroups = "manage-cgroups"
+
+// Prepare implements [sdk.Preparer]: it reads what the cgroups of the tree are
+// like, which would take long in the freeze.
+func (p *plugin) Prepare(_ context.Context, req *sdk.PrepareRequest) (*sdk.PrepareResponse, error) {
+	var groups []*taskpb.Cgroup
+	for _, proc := range ownProcesses(req.Session) {
+		list, err := cgroups.Read(proc.PID)
+		if err != nil {
+			continue // it has ended; of a frozen one it is an error
+		}
+		groups = append(groups, list...)
 	}
+	dirs, err := describeCgroups(groups, nil)
 	if err != nil {
 		return nil, err
 	}
-	return parseCgroups(b), nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cgroups = dirs
+	return &sdk.PrepareResponse{}, nil
 }
 
-// parseCgroups parses /proc/PID/cgroup: "ID:CONTROLLERS:PATH" a line. The ids
-// of hierarchies mean nothing on another machine.
-func parseCgroups(b []byte) []*taskpb.Cgroup {
-	var groups []*taskpb.Cgroup
-	for line := range bytes.Lines(b) {
-		parts := bytes.SplitN(bytes.TrimSuffix(line, []byte{'\n'}), []byte{':'}, 3)
-		if len(parts) == 3 {
-			groups = append(groups, &taskpb.Cgroup{Controllers: string(parts[1]), Path: bytes.Clone(parts[2])})
+// describeCgroups reads what groups and those above them are like, unless that
+// is known.
+func describeCgroups(groups []*taskpb.Cgroup, known map[cgroups.Key]*taskpb.CgroupDirectory) (map[cgroups.Key]*taskpb.CgroupDirectory, error) {
+	mounts, err := procfs.Mounts(selfPID)
+	if err != nil {
+		return nil, err
+	}
+	dirs := map[cgroups.Key]*taskpb.CgroupDirectory{}
+	for _, g := range groups {
+		for _, above := range cgroups.Lineage(g) {
+			key := cgroups.KeyOf(above)
+			if _, ok := dirs[key]; ok {
+				continue
+			}
+			d, ok := known[key]
+			if !ok {
+				if d, err = cgroups.Save(mounts, above); err != nil {
+					return nil, fmt.Errorf("cgroup %s: %w", above.GetPath(), err)
+				}
+			}
+			dirs[key] = d
 		}
 	}
-	return groups
+	return dirs, nil
 }
 
-// inCgroup tells whether a group is among those that a task is in.
-func inCgroup(want *taskpb.Cgroup, have []*taskpb.Cgroup) bool {
-	return slices.ContainsFunc(have, func(h *taskpb.Cgroup) bool {
-		return h.GetControllers() == want.GetControllers() && bytes.Equal(h.GetPath(), want.GetPath())
-	})
-}
-
-// cgroupDir finds the directory of a cgroup in the mounts of the restorer. The
-// text says why tasks cannot be moved there.
-func cgroupDir(mounts []procfs.Mount, want *taskpb.Cgroup) (dir, text string) {
-	i := slices.IndexFunc(mounts, func(m procfs.Mount) bool { return ofHierarchy(&m, want) })
-	if i < 0 {
-		return "", "the hierarchy is not mounted"
+// threadCgroups reports a thread that is not in the cgroups of its main thread
+// (cgroup v1, or a threaded group of v2). It looks while the tree runs: in the
+// freeze that would take too long for what is hardly ever changed.
+func (x *examination) threadCgroups(i int) error {
+	if i == 0 || x.frozen {
+		return nil
 	}
-	// What of the path is below what is mounted.
-	rel, err := filepath.Rel(mounts[i].Root, string(want.GetPath()))
-	if err != nil || !filepath.IsLocal(rel) {
-		return "", "the group is outside the mount"
-	}
-	dir = filepath.Join(mounts[i].Point, rel)
-	if err := unix.Access(filepath.Join(dir, "cgroup.procs"), unix.W_OK); err != nil {
-		return "", err.Error()
-	}
-	if frozenCgroup(dir) {
-		return "", "the group is frozen"
-	}
-	return dir, ""
-}
-
-// ofHierarchy tells whether a mount is that of a cgroup's hierarchy.
-func ofHierarchy(m *procfs.Mount, g *taskpb.Cgroup) bool {
-	if g.GetControllers() == "" {
-		return m.FS == "cgroup2"
-	}
-	if m.FS != "cgroup" {
-		return false
-	}
-	mounted := strings.Split(m.Super, ",")
-	for controller := range strings.SplitSeq(g.GetControllers(), ",") {
-		if !slices.Contains(mounted, controller) {
-			return false
-		}
-	}
-	return true
-}
-
-// frozenCgroup tells whether a task in the group would stand still.
-func frozenCgroup(dir string) bool {
-	if b, err := os.ReadFile(filepath.Join(dir, "cgroup.events")); err == nil {
-		return bytes.Contains(b, []byte("frozen 1"))
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "freezer.state"))
-	return err == nil && !bytes.Equal(bytes.TrimSpace(b), []byte("THAWED"))
-}
-
-// joinCgroups moves a process into those of its cgroups that it is not in and
-// that are there. Of the others CheckImage has told.
-func joinCgroups(log hclog.Logger, mounts []procfs.Mount, pid int, groups []*taskpb.Cgroup) error {
-	have, err := readCgroups(pid)
+	main, err := procfs.Read(x.proc.PID, "cgroup")
 	if err != nil {
 		return err
 	}
-	for _, want := range groups {
-		if inCgroup(want, have) {
-			continue
-		}
-		dir, text := cgroupDir(mounts, want)
-		if text == "" {
-			err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
-			if err == nil {
+	own, err := procfs.Read(x.proc.Threads[i].TID, "cgroup")
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(main, own) {
+		x.block(i, "cgroup", "is not in the cgroups of its process", "move the thread to them")
+	}
+	return nil
+}
+
+// dumpCgroups emits what the groups of the tree are like, those above first.
+func (p *plugin) dumpCgroups(ctx context.Context, records sdk.Emitter, processes []*processDump) error {
+	p.mu.Lock()
+	known := p.cgroups
+	p.cgroups = nil
+	p.mu.Unlock()
+	var groups []*taskpb.Cgroup
+	for _, d := range processes {
+		groups = append(groups, d.rec.GetCgroups()...)
+	}
+	dirs, err := describeCgroups(groups, known)
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		for _, above := range cgroups.Lineage(g) {
+			key := cgroups.KeyOf(above)
+			d := dirs[key]
+			if d == nil {
 				continue
 			}
-			text = err.Error()
+			dirs[key] = nil // once
+			if err := records.Emit(ctx, kindCgroup, 0, d); err != nil {
+				return err
+			}
 		}
-		log.Warn("task stays in the restorer's cgroup", "task", pid, "controllers", want.GetControllers(),
-			"cgroup", string(want.GetPath()), "cause", text)
+	}
+	return nil
+}
+
+// loadCgroups reads the groups of an image, in the order in which they can be
+// made.
+func loadCgroups(records sdk.Records) ([]*taskpb.CgroupDirectory, error) {
+	var dirs []*taskpb.CgroupDirectory
+	for r, err := range records.Object(0) {
+		if err != nil {
+			return nil, err
+		}
+		if r.Kind != kindCgroup {
+			continue
+		}
+		d := &taskpb.CgroupDirectory{}
+		if err := r.Decode(d); err != nil {
+			return nil, err
+		}
+		if err := cgroups.Valid(d); err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, d)
+	}
+	return dirs, nil
+}
+
+// checkCgroups tells which cgroups the process will not be in again.
+func (c *imageCheck) checkCgroups() {
+	for _, want := range c.p.rec.GetCgroups() {
+		if cgroups.Has(c.cgroups, want) {
+			continue
+		}
+		_, text := cgroups.Joinable(c.mounts, want)
+		if text == "" {
+			continue
+		}
+		subject, help := "cgroup "+want.GetControllers(), ""
+		if dir, unmounted := cgroups.Dir(c.mounts, want); unmounted == "" && !exists(dir) {
+			text = cgroups.CheckNew(c.mounts, want, c.groups)
+			switch {
+			case c.manage && text == "":
+				continue
+			case c.manage:
+				c.find(sdk.LevelBlock, c.p.proc.ID, subject, fmt.Sprintf("%s is not there and cannot be made: %s", want.GetPath(), text), "")
+				continue
+			case text == "":
+				help = "pass --" + manageCgroups + ", or create it"
+			default:
+				help = "create it"
+			}
+			text = "it is not there"
+		}
+		c.find(sdk.LevelNote, c.p.proc.ID, subject, fmt.Sprintf("will be the restorer's, not %s: %s", want.GetPath(), text), help)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// enterCgroups moves the processes into their groups, before they have memory:
+// that is charged to the group in which it is made.
+func (p *plugin) enterCgroups(req *sdk.RestoreRequest) error {
+	saved, err := load(req)
+	if err != nil || len(saved) == 0 {
+		return err
+	}
+	mounts, err := procfs.Mounts(selfPID)
+	if err != nil {
+		return err
+	}
+	if req.Enabled(manageCgroups) {
+		groups, err := loadCgroups(req.Records)
+		if err != nil {
+			return err
+		}
+		if err := p.made.Create(mounts, groups); err != nil {
+			return err
+		}
+	}
+	for _, s := range saved {
+		if err := cgroups.Join(req.Log, mounts, s.proc.PID, s.rec.GetCgroups()); err != nil {
+			return err
+		}
 	}
 	return nil
 }

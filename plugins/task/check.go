@@ -21,6 +21,7 @@ type examination struct {
 	// preview tells that a frozen tree is going to be examined as well.
 	preview bool
 	label   string // the plugin's own security label
+	ttys    *terminals
 	// namespaces are those of the main thread, by threadNamespaces.
 	namespaces []string
 	// status is what was read of each thread.
@@ -54,8 +55,9 @@ func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Findin
 func examine(ctx context.Context, req *sdk.CheckRequest) ([]*examination, error) {
 	var exams []*examination
 	own := securityLabel(selfPID)
+	ttys := findTerminals(req.Session)
 	for _, p := range ownProcesses(req.Session) {
-		exams = append(exams, &examination{proc: p, tree: req.Tree, frozen: req.Frozen, preview: req.Preview, label: own,
+		exams = append(exams, &examination{proc: p, tree: req.Tree, frozen: req.Frozen, preview: req.Preview, label: own, ttys: ttys,
 			status: make([]*procfs.TaskStatus, len(p.Threads)), found: make([][]sdk.Finding, len(p.Threads))})
 	}
 	err := inParallel(ctx, len(exams), func(i int) error { return exams[i].ended(exams[i].process(ctx)) })
@@ -97,7 +99,12 @@ func (x *examination) ended(err error) error {
 
 // block reports what cannot be carried of thread i.
 func (x *examination) block(i int, subject, text, help string) {
-	x.found[i] = append(x.found[i], sdk.Finding{Level: sdk.LevelBlock, Task: x.proc.Threads[i].ID,
+	x.add(i, sdk.LevelBlock, subject, text, help)
+}
+
+// add reports a finding about thread i.
+func (x *examination) add(i int, level sdk.Level, subject, text, help string) {
+	x.found[i] = append(x.found[i], sdk.Finding{Level: level, Task: x.proc.Threads[i].ID,
 		Subject: subject, Text: text, Help: help})
 }
 
@@ -131,9 +138,7 @@ func (x *examination) process(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if tty := stat.Terminal(); tty != "" {
-		x.block(0, "controlling terminal "+tty, "sessions on a terminal cannot be carried", "start the tree with setsid(1)")
-	}
+	x.terminal(&stat)
 	if elfClass(pid) == elfClass32 {
 		x.block(0, "32-bit program", "compatibility mode cannot be carried", "")
 	}
@@ -166,6 +171,9 @@ func (x *examination) thread(i int) error {
 	}
 	if status.UntagMask != ^uint64(0) {
 		x.block(i, "linear address masking", fmt.Sprintf("untag mask %#x cannot be carried", status.UntagMask), "")
+	}
+	if err := x.threadCgroups(i); err != nil {
+		return err
 	}
 	if x.preview && i > 0 {
 		return nil // what a thread seldom has for itself takes long to find out

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/plugins/task/internal/cgroups"
 	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/procfs"
@@ -25,6 +26,9 @@ type restorer struct {
 	timerIDs bool
 	cgroups  []*taskpb.Cgroup
 	mounts   []procfs.Mount
+	// groups are those of the image; manage tells that missing ones are made.
+	groups map[cgroups.Key]*taskpb.CgroupDirectory
+	manage bool
 }
 
 // imageCheck collects findings about the records of one process.
@@ -49,6 +53,9 @@ func (*plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk.F
 	if err != nil {
 		return nil, err
 	}
+	if err := r.readGroups(req); err != nil {
+		return nil, err
+	}
 	checks := make([]*imageCheck, len(saved))
 	err = inParallel(ctx, len(saved), func(i int) error {
 		checks[i] = &imageCheck{restorer: r, p: saved[i], seen: map[[2]string]bool{}}
@@ -59,6 +66,16 @@ func (*plugin) CheckImage(ctx context.Context, req *sdk.RestoreRequest) ([]sdk.F
 		findings = append(findings, checks[i].findings...)
 	}
 	return findings, err
+}
+
+// readGroups reads what the image says of cgroups.
+func (r *restorer) readGroups(req *sdk.RestoreRequest) error {
+	dirs, err := loadCgroups(req.Records)
+	r.groups, r.manage = map[cgroups.Key]*taskpb.CgroupDirectory{}, req.Enabled(manageCgroups)
+	for _, d := range dirs {
+		r.groups[cgroups.KeyOf(d.GetGroup())] = d
+	}
+	return err
 }
 
 func readRestorer() (*restorer, error) {
@@ -80,7 +97,7 @@ func readRestorer() (*restorer, error) {
 	if r.limits, err = procfs.Limits(selfPID); err != nil {
 		return nil, err
 	}
-	if r.cgroups, err = readCgroups(selfPID); err != nil {
+	if r.cgroups, err = cgroups.Read(selfPID); err != nil {
 		return nil, err
 	}
 	if r.mounts, err = procfs.Mounts(selfPID); err != nil {

@@ -122,16 +122,3 @@ func (c *imageCheck) checkThread(t *savedThread) {
 		}
 	}
 }
-
-// checkCgroups tells which cgroups the process will not be in again.
-func (c *imageCheck) checkCgroups() {
-	for _, want := range c.p.rec.GetCgroups() {
-		if inCgroup(want, c.cgroups) {
-			continue
-		}
-		if _, text := cgroupDir(c.mounts, want); text != "" {
-			c.find(sdk.LevelNote, c.p.proc.ID, "cgroup "+want.GetControllers(),
-				fmt.Sprintf("will be the restorer's, not %s: %s", want.GetPath(), text), "")
-		}
-	}
-}

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/firn-cr/firn/plugins/task/internal/clocks"
 	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
 )
 
 // clocksObject is the object of the record of the clocks: they are the tree's,
@@ -52,12 +55,23 @@ func checkClocks(req *sdk.RestoreRequest) ([]sdk.Finding, error) {
 	if _, err := loadClocks(req.Records); err != nil {
 		return nil, err
 	}
-	return clocks.CheckMachine(req.Session), nil
+	own, err := procfs.Status(selfPID)
+	if err != nil {
+		return nil, err
+	}
+	return clocks.CheckMachine(req.Session, own.CapEff&(1<<unix.CAP_SYS_ADMIN) != 0), nil
 }
 
-// RestoreNamespaces implements [sdk.NamespaceRestorer]: the tree enters the
-// time namespace in which its clocks go on.
-func (*plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) error {
+// RestoreNamespaces implements [sdk.NamespaceRestorer]: the tree enters its
+// cgroups, and the time namespace in which its clocks go on.
+func (p *plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) error {
+	if err := p.enterCgroups(req); err != nil {
+		return err
+	}
+	return restoreClocks(ctx, req)
+}
+
+func restoreClocks(ctx context.Context, req *sdk.RestoreRequest) error {
 	saved, err := loadClocks(req.Records)
 	if err != nil {
 		return err

@@ -32,7 +32,7 @@ func TestClocks(t *testing.T) {
 	gate.Cap(t, unix.CAP_SYS_ADMIN)
 	_, err := os.Stat("/proc/self/timens_offsets")
 	gate.Feature(t, "time namespaces", err == nil)
-	ctx, p, h := context.Background(), &plugin{}, tracetest.New(t)
+	ctx, h := context.Background(), tracetest.New(t)
 	machine, err := clocks.Read(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func TestClocks(t *testing.T) {
 		if findings, err := checkClocks(req); err != nil || len(findings) != 0 {
 			t.Fatalf("check image: %v, %v", findings, err)
 		}
-		if err := p.RestoreNamespaces(ctx, req); err != nil {
+		if err := restoreClocks(ctx, req); err != nil {
 			t.Fatal(err)
 		}
 		return s

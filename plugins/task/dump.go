@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/plugins/task/internal/cgroups"
 	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/procfs"
@@ -71,6 +72,9 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 	if err := filters.emit(ctx, req.Records); err != nil {
 		return err
 	}
+	if err := p.dumpCgroups(ctx, req.Records, processes); err != nil {
+		return err
+	}
 	return emit(ctx, req.Records, processes)
 }
 
@@ -121,7 +125,7 @@ func (d *processDump) lookProcess() (err error) {
 	if d.rec.PosixTimers, err = readPosixTimers(d.proc); err != nil {
 		return err
 	}
-	if d.rec.Cgroups, err = readCgroups(pid); err != nil {
+	if d.rec.Cgroups, err = cgroups.Read(pid); err != nil {
 		return err
 	}
 	stat, err := procfs.ThreadStat(pid, pid)

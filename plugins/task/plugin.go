@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/firn-cr/firn/plugins/task/internal/cgroups"
 	"github.com/firn-cr/firn/plugins/task/internal/clocks"
 	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
@@ -16,16 +17,22 @@ const (
 	kindThread        uint32 = 2
 	kindClocks        uint32 = 3
 	kindSeccompFilter uint32 = 4
+	kindCgroup        uint32 = 5
 )
 
 // recordVersion is the version of all kinds.
 const recordVersion = 1
 
 // plugin has no state but what the check of a frozen tree has read that the
-// dump would have to read again: nothing of it changes until the thaw.
+// dump would have to read again, for nothing of it changes until the thaw, and
+// what is about cgroups.
 type plugin struct {
 	mu     sync.Mutex
 	status map[int]*procfs.TaskStatus // by thread
+	// cgroups is what Prepare has read, for the dump.
+	cgroups map[cgroups.Key]*taskpb.CgroupDirectory
+	// made are the groups that a restore has created.
+	made cgroups.Made
 }
 
 // New returns the plugin.
@@ -38,11 +45,13 @@ func (*plugin) Describe() sdk.Description {
 		Version: "0.1.0",
 		Summary: "signals, timers, clocks, credentials, limits, seccomp, scheduling and names of tasks",
 		Claims:  append(clocks.Claims(), sdk.Claim{Kind: sdk.KindTask}),
+		Attends: attendedTerminals(),
 		Records: []sdk.RecordType{
 			{Kind: kindProcess, Version: recordVersion, Message: &taskpb.Process{}},
 			{Kind: kindThread, Version: recordVersion, Message: &taskpb.Thread{}},
 			{Kind: kindClocks, Version: recordVersion, Message: &taskpb.Clocks{}},
 			{Kind: kindSeccompFilter, Version: recordVersion, Message: &taskpb.SeccompFilter{}},
+			{Kind: kindCgroup, Version: recordVersion, Message: &taskpb.CgroupDirectory{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE", "CAP_SYS_ADMIN"},
 	}
@@ -64,8 +73,8 @@ func (p *plugin) recall() map[int]*procfs.TaskStatus {
 	return status
 }
 
-// Abort implements [sdk.Aborter].
+// Abort implements [sdk.Aborter]. The tasks have been ended by now.
 func (p *plugin) Abort(context.Context) error {
 	p.remember(nil)
-	return nil
+	return p.made.Remove()
 }

@@ -157,13 +157,6 @@ func TestCPULists(t *testing.T) {
 	}
 }
 
-func TestCgroupsParse(t *testing.T) {
-	got := parseCgroups([]byte("9:name=systemd:/a:b\n1:cpu,cpuacct:/\n0::/x\nnonsense\n"))
-	if len(got) != 3 || string(got[0].Path) != "/a:b" || got[1].Controllers != "cpu,cpuacct" || got[2].Controllers != "" {
-		t.Errorf("cgroups %v", got)
-	}
-}
-
 func TestRefusesBadClocks(t *testing.T) {
 	ctx := context.Background()
 	for name, emit := range map[string]func(*tracetest.Records) error{

@@ -2,14 +2,12 @@ package task
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
-	"github.com/firn-cr/firn/sdk/procfs"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
@@ -118,14 +116,7 @@ func (*plugin) RestoreTasks(ctx context.Context, req *sdk.RestoreRequest) error 
 		return err
 	}
 	withIDs := restoresTimerIDs()
-	mounts, err := procfs.Mounts(selfPID)
-	if err != nil {
-		return err
-	}
-	err = inParallel(ctx, len(saved), func(i int) error {
-		pid, rec := saved[i].proc.PID, saved[i].rec
-		return errors.Join(joinCgroups(req.Log, mounts, pid, rec.GetCgroups()), writeProcFiles(pid, rec))
-	})
+	err = inParallel(ctx, len(saved), func(i int) error { return writeProcFiles(saved[i].proc.PID, saved[i].rec) })
 	if err != nil {
 		return err
 	}
@@ -199,8 +190,13 @@ func eachThread(ctx context.Context, host sdk.Host, saved []*savedProcess,
 }
 
 // Resumed implements [sdk.Resumer]: a SIGSTOP that was pending stops the task
-// now. It cannot be queued before, for nothing blocks it.
-func (*plugin) Resumed(_ context.Context, req *sdk.RestoreRequest) error {
+// now. It cannot be queued before, for nothing blocks it. Cgroups that were
+// frozen are again.
+func (p *plugin) Resumed(_ context.Context, req *sdk.RestoreRequest) error {
+	p.made.Keep()
+	if err := p.made.Freeze(); err != nil {
+		return fmt.Errorf("freeze cgroup: %w", err)
+	}
 	saved, err := load(req)
 	if err != nil {
 		return err

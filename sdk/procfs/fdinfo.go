@@ -30,6 +30,9 @@ type FDInfo struct {
 	Eventfd *EventfdInfo
 	Timerfd *TimerfdInfo
 	Sigmask *uint64
+	// TTYIndex is the number of the slave of a pseudo-terminal's master (/dev/ptmx),
+	// since Linux 4.15.
+	TTYIndex *int
 	// Epoll are the files that an epoll instance watches.
 	Epoll []EpollTarget
 	// Inotify are the watches of an inotify instance, Fanotify is a fanotify
@@ -144,6 +147,10 @@ func (p *fdinfoParser) line(key string, val []byte) (ok bool) {
 		var v uint64
 		v, ok = parseUint(val, 16)
 		info.Sigmask = &v
+	case "tty-index":
+		var v int
+		v, ok = parsePositive(val)
+		info.TTYIndex = &v
 	case "Pid":
 		var v int64
 		v, ok = parseInt(val)

@@ -32,7 +32,7 @@ const (
 )
 
 func TestParseFDInfo(t *testing.T) {
-	mask := uint64(0x4402)
+	mask, tty := uint64(0x4402), 12
 	head := FDInfo{Flags: 02000002, MountID: 17, Ino: 18}
 	with := func(f func(*FDInfo)) FDInfo { h := head; f(&h); return h }
 	tests := map[string]FDInfo{
@@ -53,8 +53,9 @@ func TestParseFDInfo(t *testing.T) {
 			i.Timerfd = &TimerfdInfo{ClockID: 1, Ticks: 2, Settime: 1,
 				Value: unix.Timespec{Sec: 3, Nsec: 4}, Interval: unix.Timespec{Nsec: 999999999}}
 		}),
-		signalfdSample: with(func(i *FDInfo) { i.Sigmask = &mask }),
-		pidfdSample:    with(func(i *FDInfo) { i.Pidfd = &PidfdInfo{PID: -1} }),
+		fdinfoHead + "tty-index:\t12\n": with(func(i *FDInfo) { i.TTYIndex = &tty }),
+		signalfdSample:                  with(func(i *FDInfo) { i.Sigmask = &mask }),
+		pidfdSample:                     with(func(i *FDInfo) { i.Pidfd = &PidfdInfo{PID: -1} }),
 		inotifySample: with(func(i *FDInfo) {
 			i.Inotify = []InotifyWatch{
 				{WD: 31, Ino: 0x986537, Dev: unix.Mkdev(254, 0), Mask: 0x80000002,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/host/dispatch"
@@ -25,7 +26,16 @@ With --new-pid-namespace the tree sees its old process ids in a PID namespace of
 its own, where they are always free; the host sees others, and those are what
 restore prints. The namespace ends with the root process, and everybody in it.
 The tree gets a mount namespace of its own as well, with the mounts of the caller
-and its own /proc.`
+and its own /proc.
+
+With --shell-job a tree that was checkpointed with --shell-job gets the terminal
+that is standard input, output or error of firn, or else its controlling
+terminal. A tree without a session of its own joins that of firn; one that has
+its own takes the terminal away from firn's.
+
+Tasks go back to the control groups that they were in, if these are there. With
+--manage-cgroups those that are missing are created, with the limits and owners
+that they had at the checkpoint, and removed again if the restore fails.`
 
 func newRestore(g *global) *cobra.Command {
 	cfg := restore.Config{}
@@ -54,6 +64,7 @@ func newRestore(g *global) *cobra.Command {
 					return &commandError{"restore " + cfg.Image, err}
 				}
 			}
+			j := newJob(cfg.ShellJob)
 			progress := ui.NewProgress(os.Stderr)
 			cfg.Progress = progress.Show
 			tree, res, err := restore.Run(cmd.Context(), cfg)
@@ -72,7 +83,7 @@ func newRestore(g *global) *cobra.Command {
 			if detach {
 				return nil
 			}
-			return passOn(cmd.Context(), tree)
+			return passOn(cmd.Context(), tree, j)
 		},
 	}
 	f := cmd.Flags()
@@ -80,13 +91,21 @@ func newRestore(g *global) *cobra.Command {
 	f.StringVar(&pidfile, "pidfile", "", "write the root's process id into this file")
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP)")
 	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
+	f.BoolVar(&cfg.ShellJob, shellJob, false, "give the terminal of firn to a tree that left its own behind")
+	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "give up, and end what was created, after this time")
+	addRestorePluginFlags(f)
+	return cmd
+}
+
+// addRestorePluginFlags adds the flags of a restore that mean something to plugins
+// only.
+func addRestorePluginFlags(f *pflag.FlagSet) {
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
+	f.Bool("manage-cgroups", false, "create the control groups that are missing, with the limits that they had")
 	f.StringArray("changed-files", nil, "what to accept of regular files that changed: `[PATTERN=]POLICY`, one of refuse, append, same (the default), accept; may be repeated")
 	f.IntSlice("inherit", nil, "take the caller's descriptor `FD` for that of the same number of the root process; may be repeated")
 	f.StringArray("inherit-fd", nil, "take descriptor N of the caller for a file: `fd[N]:KEY`, where KEY is pipe:[INODE] or a path; may be repeated")
 	f.Bool("host-clocks", false, "do not continue CLOCK_MONOTONIC and CLOCK_BOOTTIME: let the tree see those of this machine")
-	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "give up, and end what was created, after this time")
-	return cmd
 }
 
 // checkInherited makes sure that the descriptors which the caller hands over are

@@ -94,6 +94,9 @@ func envOr(name, fallback string) string {
 	return fallback
 }
 
+// shellJob is a flag of checkpoints and restores.
+const shellJob = "shell-job"
+
 // addPluginFlags adds the flags of a checkpoint that mean something to plugins
 // only. --plugin-option serves plugins that firn does not know.
 func addPluginFlags(f *pflag.FlagSet) {
@@ -103,6 +106,7 @@ func addPluginFlags(f *pflag.FlagSet) {
 	f.StringArray("external", nil, "leave a file out of the image: `KEY` is what /proc/PID/fd shows, pipe:[INODE] or a path; may be repeated")
 	f.Bool("link-remap", false, "give deleted files that have another, unknown name one more until the restore")
 	f.Bool("ext-unix-sk", false, "allow unix datagram sockets that are connected to a socket outside of the tree")
+	f.Bool(shellJob, false, "leave a terminal behind whose other side is outside of the tree")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
 }
 

@@ -15,13 +15,20 @@ import (
 // firn waits for it.
 var forwarded = []os.Signal{
 	syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT,
-	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT,
+	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH,
 }
 
-// passOn waits for the root of a restored tree and ends with its status.
-func passOn(ctx context.Context, tree *restore.Running) error {
+// passOn waits for the root of a restored tree and ends with its status. The
+// tree may run on the terminal of firn, as a job; else j is nil.
+func passOn(ctx context.Context, tree *restore.Running, j *job) error {
 	ch := make(chan os.Signal, 16)
 	signal.Notify(ch, forwarded...)
+	if j != nil {
+		defer j.ended()
+		tree.Stopped = func(by syscall.Signal) { j.stopped(tree.PID, by) }
+	} else {
+		signal.Notify(ch, syscall.SIGCONT)
+	}
 	defer signal.Stop(ch)
 	done := make(chan struct{})
 	defer close(done)

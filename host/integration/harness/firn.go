@@ -32,6 +32,8 @@ type Firn struct {
 	Env []string
 	// Prefix is a command that executes its arguments, such as unshare.
 	Prefix []string
+	// Terminal, if set, is standard input and the controlling terminal.
+	Terminal *os.File
 	// Timeout bounds a run; a minute if it is 0.
 	Timeout time.Duration
 }
@@ -95,7 +97,10 @@ func (f Firn) Start(args ...string) (*Run, error) {
 	r.cmd = exec.Command(argv[0], argv[1:]...)
 	r.cmd.Env = append([]string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL=C", "HOME=" + os.Getenv("HOME")}, f.Env...)
 	r.cmd.Stdout, r.cmd.Stderr = r.out, r.err
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: f.Terminal != nil}
+	if f.Terminal != nil {
+		r.cmd.Stdin = f.Terminal
+	}
 	r.start = time.Now()
 	if err := orphans.start(r.cmd); err != nil {
 		r.drop()

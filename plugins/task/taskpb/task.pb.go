@@ -1148,6 +1148,154 @@ func (x *Cgroup) GetPath() []byte {
 	return nil
 }
 
+// CgroupDirectory is what a group that some process is in, or one above it, is
+// like. Object: 0. Groups above come first.
+type CgroupDirectory struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         *Cgroup                `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	Uid           uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	Properties    []*CgroupProperty      `protobuf:"bytes,5,rep,name=properties,proto3" json:"properties,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CgroupDirectory) Reset() {
+	*x = CgroupDirectory{}
+	mi := &file_plugins_task_task_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CgroupDirectory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CgroupDirectory) ProtoMessage() {}
+
+func (x *CgroupDirectory) ProtoReflect() protoreflect.Message {
+	mi := &file_plugins_task_task_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CgroupDirectory.ProtoReflect.Descriptor instead.
+func (*CgroupDirectory) Descriptor() ([]byte, []int) {
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CgroupDirectory) GetGroup() *Cgroup {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *CgroupDirectory) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *CgroupDirectory) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *CgroupDirectory) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *CgroupDirectory) GetProperties() []*CgroupProperty {
+	if x != nil {
+		return x.Properties
+	}
+	return nil
+}
+
+// CgroupProperty is a file of a group.
+type CgroupProperty struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What to write there, line by line; absent if only the owner matters.
+	Value         []byte `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	Uid           uint32 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CgroupProperty) Reset() {
+	*x = CgroupProperty{}
+	mi := &file_plugins_task_task_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CgroupProperty) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CgroupProperty) ProtoMessage() {}
+
+func (x *CgroupProperty) ProtoReflect() protoreflect.Message {
+	mi := &file_plugins_task_task_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CgroupProperty.ProtoReflect.Descriptor instead.
+func (*CgroupProperty) Descriptor() ([]byte, []int) {
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CgroupProperty) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CgroupProperty) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *CgroupProperty) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *CgroupProperty) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
 // Rseq is a registration of rseq(2).
 type Rseq struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1161,7 +1309,7 @@ type Rseq struct {
 
 func (x *Rseq) Reset() {
 	*x = Rseq{}
-	mi := &file_plugins_task_task_proto_msgTypes[13]
+	mi := &file_plugins_task_task_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1321,7 @@ func (x *Rseq) String() string {
 func (*Rseq) ProtoMessage() {}
 
 func (x *Rseq) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[13]
+	mi := &file_plugins_task_task_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1334,7 @@ func (x *Rseq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rseq.ProtoReflect.Descriptor instead.
 func (*Rseq) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{13}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rseq) GetAddr() uint64 {
@@ -1236,7 +1384,7 @@ type Credentials struct {
 
 func (x *Credentials) Reset() {
 	*x = Credentials{}
-	mi := &file_plugins_task_task_proto_msgTypes[14]
+	mi := &file_plugins_task_task_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1396,7 @@ func (x *Credentials) String() string {
 func (*Credentials) ProtoMessage() {}
 
 func (x *Credentials) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[14]
+	mi := &file_plugins_task_task_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1409,7 @@ func (x *Credentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
 func (*Credentials) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{14}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Credentials) GetUids() []uint32 {
@@ -1358,7 +1506,7 @@ type Scheduling struct {
 
 func (x *Scheduling) Reset() {
 	*x = Scheduling{}
-	mi := &file_plugins_task_task_proto_msgTypes[15]
+	mi := &file_plugins_task_task_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1518,7 @@ func (x *Scheduling) String() string {
 func (*Scheduling) ProtoMessage() {}
 
 func (x *Scheduling) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[15]
+	mi := &file_plugins_task_task_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1531,7 @@ func (x *Scheduling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scheduling.ProtoReflect.Descriptor instead.
 func (*Scheduling) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{15}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Scheduling) GetPolicy() uint32 {
@@ -1482,7 +1630,7 @@ type Speculation struct {
 
 func (x *Speculation) Reset() {
 	*x = Speculation{}
-	mi := &file_plugins_task_task_proto_msgTypes[16]
+	mi := &file_plugins_task_task_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1642,7 @@ func (x *Speculation) String() string {
 func (*Speculation) ProtoMessage() {}
 
 func (x *Speculation) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[16]
+	mi := &file_plugins_task_task_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1655,7 @@ func (x *Speculation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Speculation.ProtoReflect.Descriptor instead.
 func (*Speculation) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{16}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Speculation) GetWhich() uint32 {
@@ -1536,7 +1684,7 @@ type MemoryPolicy struct {
 
 func (x *MemoryPolicy) Reset() {
 	*x = MemoryPolicy{}
-	mi := &file_plugins_task_task_proto_msgTypes[17]
+	mi := &file_plugins_task_task_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1696,7 @@ func (x *MemoryPolicy) String() string {
 func (*MemoryPolicy) ProtoMessage() {}
 
 func (x *MemoryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[17]
+	mi := &file_plugins_task_task_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1709,7 @@ func (x *MemoryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryPolicy.ProtoReflect.Descriptor instead.
 func (*MemoryPolicy) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{17}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MemoryPolicy) GetMode() uint32 {
@@ -1590,7 +1738,7 @@ type Clocks struct {
 
 func (x *Clocks) Reset() {
 	*x = Clocks{}
-	mi := &file_plugins_task_task_proto_msgTypes[18]
+	mi := &file_plugins_task_task_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1750,7 @@ func (x *Clocks) String() string {
 func (*Clocks) ProtoMessage() {}
 
 func (x *Clocks) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_task_task_proto_msgTypes[18]
+	mi := &file_plugins_task_task_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1763,7 @@ func (x *Clocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clocks.ProtoReflect.Descriptor instead.
 func (*Clocks) Descriptor() ([]byte, []int) {
-	return file_plugins_task_task_proto_rawDescGZIP(), []int{18}
+	return file_plugins_task_task_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Clocks) GetMonotonicNs() int64 {
@@ -1740,7 +1888,21 @@ const file_plugins_task_task_proto_rawDesc = "" +
 	"\x03gid\x18\x05 \x01(\rR\x03gid\">\n" +
 	"\x06Cgroup\x12 \n" +
 	"\vcontrollers\x18\x01 \x01(\tR\vcontrollers\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\fR\x04path\"b\n" +
+	"\x04path\x18\x02 \x01(\fR\x04path\"\xb3\x01\n" +
+	"\x0fCgroupDirectory\x12*\n" +
+	"\x05group\x18\x01 \x01(\v2\x14.firn.task.v1.CgroupR\x05group\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x04 \x01(\rR\x03gid\x12<\n" +
+	"\n" +
+	"properties\x18\x05 \x03(\v2\x1c.firn.task.v1.CgroupPropertyR\n" +
+	"properties\"m\n" +
+	"\x0eCgroupProperty\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\x05value\x18\x02 \x01(\fH\x00R\x05value\x88\x01\x01\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x04 \x01(\rR\x03gidB\b\n" +
+	"\x06_value\"b\n" +
 	"\x04Rseq\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\x04R\x04addr\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\rR\x04size\x12\x1c\n" +
@@ -1800,7 +1962,7 @@ func file_plugins_task_task_proto_rawDescGZIP() []byte {
 	return file_plugins_task_task_proto_rawDescData
 }
 
-var file_plugins_task_task_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_plugins_task_task_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_plugins_task_task_proto_goTypes = []any{
 	(*Process)(nil),          // 0: firn.task.v1.Process
 	(*Thread)(nil),           // 1: firn.task.v1.Thread
@@ -1815,12 +1977,14 @@ var file_plugins_task_task_proto_goTypes = []any{
 	(*FileSystem)(nil),       // 10: firn.task.v1.FileSystem
 	(*DeletedDirectory)(nil), // 11: firn.task.v1.DeletedDirectory
 	(*Cgroup)(nil),           // 12: firn.task.v1.Cgroup
-	(*Rseq)(nil),             // 13: firn.task.v1.Rseq
-	(*Credentials)(nil),      // 14: firn.task.v1.Credentials
-	(*Scheduling)(nil),       // 15: firn.task.v1.Scheduling
-	(*Speculation)(nil),      // 16: firn.task.v1.Speculation
-	(*MemoryPolicy)(nil),     // 17: firn.task.v1.MemoryPolicy
-	(*Clocks)(nil),           // 18: firn.task.v1.Clocks
+	(*CgroupDirectory)(nil),  // 13: firn.task.v1.CgroupDirectory
+	(*CgroupProperty)(nil),   // 14: firn.task.v1.CgroupProperty
+	(*Rseq)(nil),             // 15: firn.task.v1.Rseq
+	(*Credentials)(nil),      // 16: firn.task.v1.Credentials
+	(*Scheduling)(nil),       // 17: firn.task.v1.Scheduling
+	(*Speculation)(nil),      // 18: firn.task.v1.Speculation
+	(*MemoryPolicy)(nil),     // 19: firn.task.v1.MemoryPolicy
+	(*Clocks)(nil),           // 20: firn.task.v1.Clocks
 }
 var file_plugins_task_task_proto_depIdxs = []int32{
 	4,  // 0: firn.task.v1.Process.actions:type_name -> firn.task.v1.SignalAction
@@ -1832,19 +1996,21 @@ var file_plugins_task_task_proto_depIdxs = []int32{
 	12, // 6: firn.task.v1.Process.cgroups:type_name -> firn.task.v1.Cgroup
 	5,  // 7: firn.task.v1.Thread.signal_stack:type_name -> firn.task.v1.SignalStack
 	6,  // 8: firn.task.v1.Thread.pending:type_name -> firn.task.v1.QueuedSignal
-	13, // 9: firn.task.v1.Thread.rseq:type_name -> firn.task.v1.Rseq
-	14, // 10: firn.task.v1.Thread.credentials:type_name -> firn.task.v1.Credentials
-	15, // 11: firn.task.v1.Thread.scheduling:type_name -> firn.task.v1.Scheduling
+	15, // 9: firn.task.v1.Thread.rseq:type_name -> firn.task.v1.Rseq
+	16, // 10: firn.task.v1.Thread.credentials:type_name -> firn.task.v1.Credentials
+	17, // 11: firn.task.v1.Thread.scheduling:type_name -> firn.task.v1.Scheduling
 	10, // 12: firn.task.v1.Thread.fs:type_name -> firn.task.v1.FileSystem
-	16, // 13: firn.task.v1.Thread.speculation:type_name -> firn.task.v1.Speculation
-	17, // 14: firn.task.v1.Thread.memory_policy:type_name -> firn.task.v1.MemoryPolicy
+	18, // 13: firn.task.v1.Thread.speculation:type_name -> firn.task.v1.Speculation
+	19, // 14: firn.task.v1.Thread.memory_policy:type_name -> firn.task.v1.MemoryPolicy
 	2,  // 15: firn.task.v1.Thread.seccomp:type_name -> firn.task.v1.Seccomp
 	11, // 16: firn.task.v1.FileSystem.deleted_cwd:type_name -> firn.task.v1.DeletedDirectory
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	12, // 17: firn.task.v1.CgroupDirectory.group:type_name -> firn.task.v1.Cgroup
+	14, // 18: firn.task.v1.CgroupDirectory.properties:type_name -> firn.task.v1.CgroupProperty
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_plugins_task_task_proto_init() }
@@ -1853,13 +2019,14 @@ func file_plugins_task_task_proto_init() {
 		return
 	}
 	file_plugins_task_task_proto_msgTypes[0].OneofWrappers = []any{}
+	file_plugins_task_task_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugins_task_task_proto_rawDesc), len(file_plugins_task_task_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

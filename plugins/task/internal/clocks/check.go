@@ -48,16 +48,19 @@ func Check(s *sdk.Session) []sdk.Finding {
 }
 
 // CheckMachine reports what keeps saved clocks from going on on this machine.
-func CheckMachine(s *sdk.Session) []sdk.Finding {
+// privileged tells that the restorer has CAP_SYS_ADMIN.
+func CheckMachine(s *sdk.Session, privileged bool) []sdk.Finding {
 	if s.Enabled(hostClocks) {
 		return nil
 	}
-	if _, err := os.Stat("/proc/self/timens_offsets"); !errors.Is(err, os.ErrNotExist) {
-		return nil
+	f := sdk.Finding{Level: sdk.LevelFlag, Subject: "clocks", Help: "--" + hostClocks + " if the program can live with that"}
+	if _, err := os.Stat("/proc/self/timens_offsets"); errors.Is(err, os.ErrNotExist) {
+		f.Text = "this kernel has no time namespaces: the monotonic clocks would jump"
+		return []sdk.Finding{f}
 	}
-	return []sdk.Finding{{
-		Level: sdk.LevelFlag, Subject: "clocks",
-		Text: "this kernel has no time namespaces: the monotonic clocks would jump",
-		Help: "--" + hostClocks + " if the program can live with that",
-	}}
+	if !privileged {
+		f.Text = "without CAP_SYS_ADMIN there is no time namespace: the monotonic clocks would jump"
+		return []sdk.Finding{f}
+	}
+	return nil
 }
