@@ -252,7 +252,7 @@ func TestLinkRemap(t *testing.T) {
 func TestLocks(t *testing.T) {
 	s := startC(t, "events", "locks")
 	lines := strings.Join(s.refused(), "\n")
-	for _, word := range []string{"/locked", "/flocked", "--file-locks"} {
+	for _, word := range []string{"/locked", "/flocked", "/leased", "--file-locks"} {
 		if !strings.Contains(lines, word) {
 			t.Errorf("%q is not in the report:\n%s", word, lines)
 		}

@@ -51,6 +51,12 @@ func childMain(mode, arg string) error {
 		return err
 	case "hold":
 		return nil
+	case "notify":
+		fd, err := openAt3(arg, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err == nil {
+			_, err = unix.FcntlInt(uintptr(fd), unix.F_NOTIFY, dnCreate)
+		}
+		return err
 	case "own-uts":
 		return unix.Unshare(unix.CLONE_NEWUTS)
 	}

@@ -106,7 +106,7 @@ func (s *survey) addLock(it *item, ref sdk.FDRef, l procfs.Lock) {
 	name := it.file().Link + ": " + lockName(l)
 	n, ok := it.msg.(*filespb.Named)
 	switch {
-	case l.Type != "FLOCK" && l.Type != "OFDLCK" && l.Type != "POSIX", l.State != "ADVISORY", l.Access != "READ" && l.Access != "WRITE":
+	case !carriedLock(&l):
 		s.block(it, name+": not carried", "")
 		return
 	case !s.sess.Enabled(lockOption):
@@ -116,15 +116,30 @@ func (s *survey) addLock(it *item, ref sdk.FDRef, l procfs.Lock) {
 		return // blocked for another reason
 	}
 	lock := &filespb.Lock{
-		Flock: l.Type == "FLOCK", Description: l.Type == "OFDLCK", Write: l.Access == "WRITE", Start: l.Start,
+		Flock: l.Type == "FLOCK", Description: l.Type == "OFDLCK", Lease: l.Type == "LEASE",
+		Write: l.Access == "WRITE", Start: l.Start,
 	}
 	if l.End != procfs.LockEOF {
 		lock.Length = l.End - l.Start + 1
 	}
-	if l.Type == "POSIX" {
+	if l.Type == "POSIX" || l.Type == "LEASE" {
 		lock.Task, lock.Fd = uint32(ref.Task), uint32(ref.FD)
 	}
 	n.Locks = append(n.Locks, lock)
+}
+
+// carriedLock tells whether a lock can be taken again: not a lease that somebody
+// is breaking at the moment, and not what file servers have (DELEG, LAYOUT).
+func carriedLock(l *procfs.Lock) bool {
+	state := "ADVISORY"
+	switch l.Type {
+	case "FLOCK", "OFDLCK", "POSIX":
+	case "LEASE":
+		state = "ACTIVE"
+	default:
+		return false
+	}
+	return l.State == state && (l.Access == "READ" || l.Access == "WRITE")
 }
 
 func lockName(l procfs.Lock) string {
@@ -132,7 +147,7 @@ func lockName(l procfs.Lock) string {
 	case "FLOCK":
 		return "lock of flock(2) (" + l.Access + ")"
 	case "LEASE", "DELEG":
-		return "lease (" + l.Access + ")"
+		return "lease (" + l.State + " " + l.Access + ")"
 	}
 	kind := "lock"
 	if l.Type == "OFDLCK" {

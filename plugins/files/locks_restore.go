@@ -54,7 +54,8 @@ func flockOf(l *filespb.Lock) (unix.Flock_t, error) {
 	return f, nil
 }
 
-// locks lets processes take their locks.
+// locks lets processes take their locks and leases. A lease makes its process
+// the owner of the description, unless another one is set later.
 func (l *linker) locks(object uint64, locks []*filespb.Lock) error {
 	for _, lock := range locks {
 		if lock.GetFlock() || lock.GetDescription() {
@@ -67,6 +68,11 @@ func (l *linker) locks(object uint64, locks []*filespb.Lock) error {
 		t, err := l.of(sdk.TaskID(lock.GetTask()))
 		if err != nil {
 			return fmt.Errorf("link object %d: %w", object, err)
+		}
+		if lock.GetLease() {
+			t.call(fmt.Sprintf("lease fd %d of task %d", lock.GetFd(), lock.GetTask()),
+				unix.SYS_FCNTL, tape.Imm(lock.GetFd()), tape.Imm(unix.F_SETLEASE), tape.Imm(f.Type))
+			continue
 		}
 		arg := t.run.Tape.Bytes(flockBytes(f))
 		t.call(fmt.Sprintf("lock fd %d of task %d", lock.GetFd(), lock.GetTask()),
@@ -98,6 +104,9 @@ func checkLocks(n *filespb.Named) (level sdk.Level, text, help string) {
 	}
 	defer unix.Close(fd)
 	for _, l := range n.GetLocks() {
+		if l.GetLease() {
+			continue // whether others have it open only the kernel knows
+		}
 		f, err := flockOf(l)
 		if err != nil {
 			return sdk.LevelBlock, fmt.Sprintf("%s: %v", n.GetPath(), err), ""

@@ -2,6 +2,7 @@ package files
 
 import (
 	"fmt"
+	"math"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -139,13 +140,32 @@ func TestLease(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	write(t, path, "x")
 	fd := open(t, path, unix.O_RDONLY)
-	defer unix.Close(fd)
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK); err != nil {
 		t.Fatal(err)
 	}
-	// The kernel makes the process that takes a lease the owner as well.
-	b := sdktest.Blockers(fdtest.Check(t, New(), withLocks, fd).Findings)
-	if len(b) != 1 || !strings.Contains(b[0], "lease (READ): not carried") {
+	b := sdktest.Blockers(fdtest.Check(t, New(), nil, fd).Findings)
+	if len(b) != 1 || !strings.Contains(b[0], "lease (ACTIVE READ)") {
+		t.Errorf("findings %q", b)
+	}
+	fdtest.Dump(t, New(), withLocks, fd).Restore()
+	if got := locksOf(t, fd); got != fmt.Sprint("LEASE READ 0-", uint64(math.MaxUint64)) {
+		t.Errorf("locks %q", got)
+	}
+}
+
+// dnCreate is DN_CREATE (linux/fcntl.h).
+const dnCreate = 4
+
+// TestDirectoryNotification: the kernel does not tell of F_NOTIFY, only that
+// somebody gets signals.
+func TestDirectoryNotification(t *testing.T) {
+	c := startChild(t, "notify", t.TempDir())
+	cfg := sdktest.Config{Tree: sdktest.Tree(c.pid), Resources: []sdk.Resource{fdtest.ResourceOf(t, c.pid, 3)}}
+	found, err := sdktest.New(t, New(), cfg).Check(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := sdktest.Blockers(found); len(b) != 1 || !strings.Contains(b[0], "signals of F_NOTIFY") {
 		t.Errorf("findings %q", b)
 	}
 }

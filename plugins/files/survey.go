@@ -165,6 +165,11 @@ func (s *survey) describe(it *item) (*filespb.Description, error) {
 	if err != nil || o == nil {
 		return d, err
 	}
+	if f.Type == sdk.TypeDirectory && o.ID != 0 {
+		// Nothing but fcntl(F_NOTIFY) has a use for the owner of a directory, and
+		// sets one (fcntl_dirnotify in fs/notify/dnotify).
+		s.block(it, f.Link+": signals of F_NOTIFY, of which the kernel does not tell what for", "use inotify(7)")
+	}
 	d.Owner = &filespb.Owner{
 		Type: int32(o.Type), Task: uint32(o.ID), Signal: int32(o.Signal), Uid: o.UID, Euid: o.EUID,
 	}

@@ -27,9 +27,9 @@ func (t *traces) begin() {
 	t.over, t.undo = false, nil
 }
 
-// leave makes a name, unless the session has been aborted. If make succeeds,
+// leave makes a name, unless the session has been aborted. If create succeeds,
 // undo is what takes the name away.
-func (t *traces) leave(ctx context.Context, make, undo func() error) error {
+func (t *traces) leave(ctx context.Context, create, undo func() error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if ctx.Err() != nil {
@@ -38,7 +38,7 @@ func (t *traces) leave(ctx context.Context, make, undo func() error) error {
 	if t.over {
 		return sdk.ErrAborted
 	}
-	if err := make(); err != nil {
+	if err := create(); err != nil {
 		return err
 	}
 	t.undo = append(t.undo, undo)

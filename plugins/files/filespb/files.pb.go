@@ -367,7 +367,7 @@ func (x *Named) GetRemapped() bool {
 	return false
 }
 
-// Lock is a lock that is held through a description.
+// Lock is a lock or lease that is held through a description.
 type Lock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of the whole file by flock(2); of the description (F_OFD_SETLK); else of a
@@ -378,9 +378,11 @@ type Lock struct {
 	Start       uint64 `protobuf:"varint,4,opt,name=start,proto3" json:"start,omitempty"`
 	// Length in bytes; 0 up to the end, however long the file grows.
 	Length uint64 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
-	// Process that has the lock, and one of its descriptors, for F_SETLK.
+	// Process that has the lock, and one of its descriptors, for F_SETLK and
+	// F_SETLEASE.
 	Task          uint32 `protobuf:"varint,6,opt,name=task,proto3" json:"task,omitempty"`
 	Fd            uint32 `protobuf:"varint,7,opt,name=fd,proto3" json:"fd,omitempty"`
+	Lease         bool   `protobuf:"varint,8,opt,name=lease,proto3" json:"lease,omitempty"` // F_SETLEASE
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -462,6 +464,13 @@ func (x *Lock) GetFd() uint32 {
 		return x.Fd
 	}
 	return 0
+}
+
+func (x *Lock) GetLease() bool {
+	if x != nil {
+		return x.Lease
+	}
+	return false
 }
 
 // Ghost is a file or directory without a name: deleted, made by O_TMPFILE, or
@@ -1465,7 +1474,7 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x05locks\x18\b \x03(\v2\x13.firn.files.v1.LockR\x05locks\x12\x12\n" +
 	"\x04link\x18\t \x01(\fR\x04link\x12\x1a\n" +
 	"\bremapped\x18\n" +
-	" \x01(\bR\bremapped\"\xa6\x01\n" +
+	" \x01(\bR\bremapped\"\xbc\x01\n" +
 	"\x04Lock\x12\x14\n" +
 	"\x05flock\x18\x01 \x01(\bR\x05flock\x12 \n" +
 	"\vdescription\x18\x02 \x01(\bR\vdescription\x12\x14\n" +
@@ -1473,7 +1482,8 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x05start\x18\x04 \x01(\x04R\x05start\x12\x16\n" +
 	"\x06length\x18\x05 \x01(\x04R\x06length\x12\x12\n" +
 	"\x04task\x18\x06 \x01(\rR\x04task\x12\x0e\n" +
-	"\x02fd\x18\a \x01(\rR\x02fd\"\xf9\x02\n" +
+	"\x02fd\x18\a \x01(\rR\x02fd\x12\x14\n" +
+	"\x05lease\x18\b \x01(\bR\x05lease\"\xf9\x02\n" +
 	"\x05Ghost\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +

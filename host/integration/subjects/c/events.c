@@ -10,8 +10,9 @@
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 
+static int leased;
 static int far, expired, disarmed, ticking, signals, set, locked, flocked;
-static pid_t holder;
+static pid_t holder, waiter;
 
 static int timer(int clock, int flags, long first_ns, long every_ns)
 {
@@ -89,6 +90,17 @@ static void set_locks(void)
 	struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 10, .l_len = 5};
 	check(fcntl(locked, F_SETLK, &l) == 0);
 	check(flock(flocked, LOCK_EX | LOCK_NB) == 0);
+	leased = open("leased", O_RDONLY | O_CREAT, 0644);
+	check(leased >= 0 && fcntl(leased, F_SETLEASE, F_RDLCK) == 0 && fcntl(leased, F_SETSIG, SIGRTMIN + 3) == 0);
+	waiter = fork();
+	check(waiter >= 0);
+	if (waiter == 0) {
+		int again = open("flocked", O_RDWR);
+		say("child waits");
+		if (flock(again, LOCK_EX) != 0) /* as long as the parent has it */
+			bad("flock of the child: %s", strerror(errno));
+		_exit(44);
+	}
 	holder = fork();
 	check(holder >= 0);
 	if (holder == 0) {
@@ -101,6 +113,28 @@ static void set_locks(void)
 	}
 	while (l.l_type = F_WRLCK, l.l_start = 100, fcntl(locked, F_GETLK, &l), l.l_type == F_UNLCK)
 		pause_ms(1);
+}
+
+/* Somebody opens the file for writing: the lease must be given up first. */
+static void drain_lease(void)
+{
+	sigset_t mask;
+	siginfo_t info;
+	struct timespec limit = {10, 0};
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGRTMIN + 3);
+	check(sigprocmask(SIG_BLOCK, &mask, NULL) == 0);
+	if (fcntl(leased, F_GETLEASE) != F_RDLCK)
+		bad("lease: is %d", fcntl(leased, F_GETLEASE));
+	pid_t writer = fork();
+	if (writer == 0)
+		_exit(open("leased", O_WRONLY) >= 0 ? 55 : 56);
+	if (sigtimedwait(&mask, &info, &limit) != SIGRTMIN + 3 || info.si_fd != leased)
+		bad("lease: no signal that it is to be broken: %s", strerror(errno));
+	check(fcntl(leased, F_SETLEASE, F_UNLCK) == 0);
+	int status = 0;
+	if (waitpid(writer, &status, 0) != writer || status != 55 << 8)
+		bad("lease: the writer ends with %x", status);
 }
 
 static void drain_locks(void)
@@ -119,6 +153,13 @@ static void drain_locks(void)
 		_exit(0);
 	}
 	waitpid(other, NULL, 0);
+	drain_lease();
+	int status = 0;
+	if (waitpid(waiter, &status, WNOHANG) != 0)
+		bad("flock: the waiter has it, status %x", status);
+	check(flock(flocked, LOCK_UN) == 0);
+	if (waitpid(waiter, &status, 0) != waiter || status != 44 << 8)
+		bad("flock: the waiter does not get it, status %x", status);
 	kill(holder, SIGKILL);
 	waitpid(holder, NULL, 0);
 }
