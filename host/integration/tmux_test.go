@@ -109,6 +109,16 @@ func (m *tmux) shows(text string) {
 	m.eventually("the window shows "+strconv.Quote(text), func() bool { return strings.Contains(m.screen(), text) })
 }
 
+// runs waits until a program has the terminal: what is typed before goes to the
+// shell.
+func (m *tmux) runs(name string) {
+	m.t.Helper()
+	m.eventually(name+" runs in the window", func() bool {
+		out, err := m.command("display-message", "-p", "-t", "main", "#{pane_current_command}")
+		return err == nil && strings.TrimSpace(out) == name
+	})
+}
+
 // prompts waits until the shell does.
 func (m *tmux) prompts() {
 	m.t.Helper()
@@ -139,11 +149,11 @@ func (m *tmux) cycle() {
 func TestTmux(t *testing.T) {
 	m := startTmux(t)
 	m.keys("variable=kept$((40 + 2)); sleep 1000 & sleep 2000", "Enter")
-	m.shows("sleep 2000")
+	m.runs("sleep")
 	m.keys("C-z")
 	m.shows("Stopped")
 	m.keys("cat", "Enter")
-	m.shows("$ cat")
+	m.runs("cat")
 	m.keys("half a l")
 	m.shows("half a l")
 	before := m.screen()
