@@ -96,7 +96,7 @@ func TestCheckNamespaceOfThread(t *testing.T) {
 	gate.Cap(t, unix.CAP_SYS_ADMIN)
 	r := newRoundTrip(t, 2)
 	r.call(r.from.Threads[1].TID, unix.SYS_UNSHARE, tape.Imm(unix.CLONE_NEWUTS))
-	r.call(r.from.PID, unix.SYS_UNSHARE, tape.Imm(unix.CLONE_NEWPID))
+	r.call(r.from.Threads[1].TID, unix.SYS_UNSHARE, tape.Imm(unix.CLONE_NEWPID))
 	wantFindings(t, checkOf(t, r.host, true, r.from), "3 pid_for_children namespace: a new one", "3 uts namespace: uts")
 }
 

@@ -11,8 +11,8 @@ import (
 // their names in /proc/PID/ns, with the name of what the main thread must have
 // for it. Two are those of future children. The time namespace is one for all:
 // threads are born into that of their creator (copy_namespaces in
-// kernel/nsproxy.c), and only a single thread may enter another. Whole processes in namespaces are
-// the business of the plugins that claim them.
+// kernel/nsproxy.c), and only a single thread may enter another. Whole processes
+// in namespaces are the business of the plugins that claim them.
 var threadNamespaces = []struct{ name, main string }{
 	{"cgroup", "cgroup"}, {"ipc", "ipc"}, {"mnt", "mnt"}, {"net", "net"}, {"uts", "uts"},
 	{forChildren, "pid"}, {"time_for_children", "time"},
