@@ -58,6 +58,9 @@ func Read(procs []*task.Process, frozen bool) (*View, error) {
 	for i, p := range procs {
 		if all[i], err = readLinks(p); err != nil {
 			if !gone(err) || frozen || i == 0 {
+				if errors.Is(err, os.ErrPermission) {
+					err = fmt.Errorf("%w: CAP_SYS_PTRACE needed: %w", err, sdk.ErrNotPermitted)
+				}
 				return nil, fmt.Errorf("PID namespace of process %d: %w", p.PID, err)
 			}
 			v.dropped[p.PID] = true
