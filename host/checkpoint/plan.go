@@ -153,13 +153,18 @@ func (f *flow) arena() *dispatch.ArenaOptions {
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur != unix.RLIM_INFINITY {
 		return nil
 	}
-	opt := &dispatch.ArenaOptions{Mode: hbuf.WriteThrough, Initial: initialArena}
+	opt := &dispatch.ArenaOptions{Mode: hbuf.WriteThrough, Initial: initialArena, Warm: directArena}
 	if f.cfg.Deferred {
-		opt.Mode = hbuf.Deferred
+		opt.Mode, opt.Warm = hbuf.Deferred, hbuf.DefaultWarm
 		opt.MemoryLimit = memoryLimit(f.cfg.MemoryLimit)
 	}
 	return opt
 }
+
+// directArena is how much memory goes round in direct mode: enough for plugin and
+// host not to wait for each other, and little enough for the processors' cache,
+// in which the host then finds what the plugin has copied (docs/performance.md).
+const directArena = 8 << 20
 
 // initialArena is what a plugin has of its arena before the freeze.
 const initialArena = 64 << 10
@@ -192,7 +197,7 @@ func (f *flow) prepare(ctx context.Context) error {
 		}
 		if !f.cfg.Deferred {
 			// The same few buffers are used again and again.
-			estimate.RecordBytes, estimate.BulkBytes = 0, min(estimate.BulkBytes, hbuf.DefaultWarm)
+			estimate.RecordBytes, estimate.BulkBytes = 0, min(estimate.BulkBytes, directArena)
 		}
 		return p.Populate(ctx, estimate)
 	})
