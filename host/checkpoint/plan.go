@@ -49,11 +49,7 @@ func (f *flow) makePlan(ctx context.Context) error {
 	if text := missingRight(); text != "" {
 		return fmt.Errorf("process %d: %s: %w", f.cfg.PID, text, sdk.ErrNotPermitted)
 	}
-	lines, err := f.plan.check(ctx, checkPreview)
-	if err != nil {
-		return err
-	}
-	if err := blocked(lines); err != nil {
+	if err := f.previewCheck(ctx); err != nil {
 		return err
 	}
 	return f.prepare(ctx)

@@ -15,8 +15,10 @@ import (
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
 )
 
 // Set is what a tree has.
@@ -56,7 +58,7 @@ func Enumerate(ctx context.Context, tree *sdk.Tree, host Host, running bool) (*S
 				return err
 			}
 			err := p.read()
-			if running && (errors.Is(err, os.ErrNotExist) || errors.Is(err, sdk.ErrTaskGone)) {
+			if running && err != nil && ends(p.PID, err) {
 				p.gone = true
 				return nil
 			}
@@ -143,4 +145,17 @@ func (p *process) read() error {
 		return err
 	}
 	return p.readVMAs(tid)
+}
+
+// ends tells whether a process could not be read because it ends: it is gone, or
+// has no memory any more, and then proc(5) lets nobody look into it.
+func ends(pid int, err error) bool {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, sdk.ErrTaskGone) || errors.Is(err, unix.ESRCH) {
+		return true
+	}
+	if !errors.Is(err, os.ErrPermission) {
+		return false
+	}
+	st, err := procfs.Status(pid)
+	return err != nil || !st.HasMemory
 }

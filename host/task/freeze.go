@@ -237,6 +237,7 @@ func (f *freezer) waitOne(tid HostPID) error {
 		if err != nil {
 			return f.stuck(tid, err)
 		}
+		var deliver unix.Signal
 		switch {
 		case s.ended():
 			delete(f.tasks, tid)
@@ -248,11 +249,13 @@ func (f *freezer) waitOne(tid HostPID) error {
 			if err := f.adopt(tid); err != nil {
 				return err
 			}
-			err = cont(tid, 0)
-		case s.isSyscallStop():
-			err = cont(tid, 0)
-		default: // about to get a signal: it gets it, and stops right after
-			err = cont(tid, s.signal())
+		case s.isSignal(): // it gets it, and stops right after
+			deliver = s.signal()
+		}
+		// Any stop uses up an interrupt that came before it (ptrace_stop in
+		// kernel/signal.c).
+		if err = interrupt(tid); err == nil {
+			err = cont(tid, deliver)
 		}
 		if err != nil && !errors.Is(err, sdk.ErrTaskGone) {
 			return fmt.Errorf("continue task %d: %w", tid, err)
