@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/firn-cr/firn/host/dispatch"
 )
 
 // Config says what to checkpoint and how.
@@ -28,6 +30,8 @@ type Config struct {
 	Timeout time.Duration
 	// PluginDirs are searched for plugins.
 	PluginDirs []string
+	// Warm has plugins that were started already, see [WarmPlugins]; may be nil.
+	Warm *dispatch.Warm
 	// Options are the flags that plugins may look at.
 	Options map[string]string
 	// Version of the host, for the image.

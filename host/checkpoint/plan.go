@@ -138,7 +138,7 @@ func (p *plan) wants(name string) bool {
 }
 
 func (f *flow) options() dispatch.Options {
-	return dispatch.Options{Log: f.cfg.Log, Arena: f.arena(), Memory: f.memory}
+	return dispatch.Options{Log: f.cfg.Log, Arena: f.arena(), Memory: f.memory, Warm: f.cfg.Warm}
 }
 
 // arena decides on the memory through which records travel. A limit on the

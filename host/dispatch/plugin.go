@@ -37,6 +37,8 @@ type Plugin struct {
 	deferred  bool          // the mode at the start
 	sink      *lateSink
 	deadlines map[wire.Phase]time.Duration
+	warm      *Warm          // where the process goes when it is closed; nil if it ends
+	real      *hbuf.Consumer // during a rehearsal: what takes the records later
 
 	mu      sync.Mutex
 	session *session
@@ -114,31 +116,47 @@ func (p *Plugin) kill(why error) {
 	_ = p.runner.Kill(context.Background())
 }
 
-// Close ends the session, if there is one, and the process. It is bounded: a
-// plugin that does not end is killed. It may be called more than once.
+// Close ends the session, if there is one, and the process, unless the plugin is
+// kept warm. It is bounded: a plugin that does not end is killed. It may be
+// called more than once.
 func (p *Plugin) Close() error {
+	if p.warm != nil {
+		return p.warm.giveBack(p)
+	}
+	return p.end()
+}
+
+// end ends the session and the process.
+func (p *Plugin) end() error {
 	p.mu.Lock()
-	stopped, healthy := p.stopped, p.broken == nil && !p.hung
+	stopped := p.stopped
 	p.stopped = true
 	p.mu.Unlock()
 	if stopped {
 		return nil
 	}
-	var err error
-	if healthy && p.died(0) == nil {
-		ctx, cancel := context.WithTimeoutCause(context.Background(), closeTime, fmt.Errorf("%w after %v", sdk.ErrTimeout, closeTime))
-		err = p.CloseSession(ctx)
-		cancel()
-		if errors.Is(err, ErrDied) {
-			p.log.Warn("plugin ended before its session", "error", err)
-			err = nil // nothing was asked of it any more
-		}
-	}
-	err = errors.Join(err, p.stop())
-	if err != nil {
+	if err := errors.Join(p.endWork(), p.stop()); err != nil {
 		return &Error{Plugin: p.binary.Name, Doing: "stop", Err: err}
 	}
 	return nil
+}
+
+// endWork ends the session, in time, if the plugin can be asked.
+func (p *Plugin) endWork() error {
+	p.mu.Lock()
+	healthy := p.broken == nil && !p.hung
+	p.mu.Unlock()
+	if !healthy || p.died(0) != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), closeTime, fmt.Errorf("%w after %v", sdk.ErrTimeout, closeTime))
+	defer cancel()
+	err := p.CloseSession(ctx)
+	if errors.Is(err, ErrDied) {
+		p.log.Warn("plugin ended before its session", "error", err)
+		return nil // nothing was asked of it any more
+	}
+	return err
 }
 
 // stop ends the process and releases everything.

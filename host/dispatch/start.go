@@ -40,6 +40,8 @@ type Options struct {
 	// Memory is what is known of plugins, which are not asked again unless their
 	// files have changed. It may be nil.
 	Memory Memory
+	// Warm has plugins that were started already; it may be nil.
+	Warm *Warm
 	// Env is added to what plugins see of the environment.
 	Env []string
 }
@@ -83,6 +85,9 @@ func Start(ctx context.Context, bins []Binary, opt Options) (*Set, error) {
 		all.Add(1)
 		go func() {
 			defer all.Done()
+			if set.plugins[i] = opt.Warm.take(b, opt); set.plugins[i] != nil {
+				return
+			}
 			p, err := startOne(ctx, b, opt, dir.path)
 			if err != nil {
 				errs[i] = &Error{Plugin: b.Name, Doing: "start", Err: &unusable{err}}

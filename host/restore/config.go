@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/firn-cr/firn/host/dispatch"
 )
 
 // Config says what to restore and how.
@@ -23,6 +25,8 @@ type Config struct {
 	Timeout time.Duration
 	// PluginDirs are searched for plugins.
 	PluginDirs []string
+	// Warm has plugins that were started already; may be nil.
+	Warm *dispatch.Warm
 	// Options are the flags that plugins may look at.
 	Options map[string]string
 	Log     hclog.Logger

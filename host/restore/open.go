@@ -34,7 +34,7 @@ func (r *flow) open(ctx context.Context) (err error) {
 		return r.phase("verify", &r.res.VerifyMS, func() error { return r.img.Verify(gctx) })
 	})
 	g.Go(func() (err error) {
-		r.plugins, err = dispatch.Start(gctx, bins, dispatch.Options{Log: r.cfg.Log, Memory: dispatch.Recall(bins, "")})
+		r.plugins, err = dispatch.Start(gctx, bins, dispatch.Options{Log: r.cfg.Log, Memory: dispatch.Recall(bins, ""), Warm: r.cfg.Warm})
 		return err
 	})
 	if err := g.Wait(); err != nil {

@@ -65,7 +65,7 @@ func checkTree(ctx context.Context, cmd *cobra.Command, g *global, pid int, free
 	if err != nil {
 		return err
 	}
-	cfg := checkpoint.Config{PID: pid, Log: log, PluginDirs: dispatch.PluginDirs(), Options: options}
+	cfg := checkpoint.Config{PID: pid, Log: log, PluginDirs: dispatch.PluginDirs(), Warm: g.warm, Options: options}
 	report, err := checkpoint.Check(ctx, cfg, freeze)
 	if err != nil {
 		return &commandError{fmt.Sprintf("check %d", pid), err}

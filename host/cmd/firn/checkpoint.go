@@ -44,7 +44,7 @@ tree goes on as if nothing had happened and no part of an image is left.`,
 			if cfg.Options, err = pluginOptions(cmd); err != nil {
 				return err
 			}
-			cfg.PluginDirs = dispatch.PluginDirs()
+			cfg.PluginDirs, cfg.Warm = dispatch.PluginDirs(), g.warm
 			progress := ui.NewProgress(os.Stderr)
 			cfg.Progress = progress.Show
 			res, err := checkpoint.Run(cmd.Context(), cfg)

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/firn-cr/firn/host/failure"
+	"github.com/firn-cr/firn/host/serve"
 	"github.com/firn-cr/firn/sdk/kern"
 )
 
@@ -28,16 +29,27 @@ func main() {
 	// A closed pipe or a file size limit is an error of the write, which is
 	// rolled back; it must not end the process.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ)
+	g := &global{}
+	if serve.Served(os.Args[1:]) {
+		status, done, err := serve.Do(os.Args[1:])
+		if done {
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "firn: "+err.Error())
+			}
+			os.Exit(status)
+		}
+		g.unserved = err
+	}
 	go func() { _ = kern.GrowTable() }() // else: when it is full
-	code := execute(ctx, os.Args[1:])
+	code := execute(ctx, g, os.Args[1:])
 	stop()
 	os.Exit(code)
 }
 
 // execute runs a command line and returns the exit status. Errors are printed
 // here and nowhere else, one line per cause.
-func execute(ctx context.Context, args []string) int {
-	root := newRoot()
+func execute(ctx context.Context, g *global, args []string) int {
+	root := newRoot(g)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var exit *exitError
@@ -46,6 +58,9 @@ func execute(ctx context.Context, args []string) int {
 	}
 	if err == nil {
 		return int(failure.Done)
+	}
+	if g.declined != nil {
+		return int(failure.Failed) // somebody else does it
 	}
 	for line := range strings.Lines(describe(err)) {
 		fmt.Fprintln(os.Stderr, "firn: "+strings.TrimRight(line, "\n"))

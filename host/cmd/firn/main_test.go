@@ -33,7 +33,7 @@ func run(t *testing.T, args ...string) (status int, stdout, stderr string) {
 		return func() string { w.Close(); return <-text }
 	}
 	out, errs := collect(&os.Stdout), collect(&os.Stderr)
-	status = execute(context.Background(), args)
+	status = execute(context.Background(), &global{}, args)
 	return status, out(), errs()
 }
 

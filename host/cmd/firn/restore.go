@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -60,6 +61,11 @@ func newRestore(g *global) *cobra.Command {
 				return err
 			}
 			cfg.PluginDirs = dispatch.PluginDirs()
+			cfg.Warm = g.warm
+			if own, err := restore.OwnMounts(&cfg); err == nil && own && g.warm != nil {
+				g.declined = errors.New("firn serve restores nothing into a mount namespace of its own")
+				return g.declined
+			}
 			if err := enterMounts(&cfg); err != nil {
 				return &commandError{"restore " + cfg.Image, err}
 			}

@@ -5,18 +5,28 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/firn-cr/firn/host/dispatch"
 	"github.com/firn-cr/firn/host/failure"
 )
 
-// global holds the flags that every command has.
+// global holds the flags that every command has, and what this process is.
 type global struct {
 	logLevel string
 	json     bool
+	// warm and logger are those of a process that was kept ready by serve.
+	warm   *dispatch.Warm
+	logger hclog.Logger
+	idle   time.Duration // how long it was ready
+	// declined is why such a process cannot run the command; nothing is done then.
+	declined error
+	// unserved is why serve did not run the command although it was asked.
+	unserved error
 }
 
 // log makes the logger of a command: to stderr, quiet unless asked.
@@ -25,15 +35,23 @@ func (g *global) log() (hclog.Logger, error) {
 	if level == hclog.NoLevel {
 		return nil, usagef("--log-level %q: want off, error, warn, info, debug or trace", g.logLevel)
 	}
-	return hclog.New(&hclog.LoggerOptions{Name: "firn", Level: level, Output: os.Stderr}), nil
+	if g.logger != nil {
+		g.logger.SetLevel(level)
+		g.logger.Info("served by", "process", os.Getpid(), "ready for", g.idle)
+		return g.logger, nil
+	}
+	log := hclog.New(&hclog.LoggerOptions{Name: "firn", Level: level, Output: os.Stderr})
+	if g.unserved != nil {
+		log.Info("not served", "reason", g.unserved)
+	}
+	return log, nil
 }
 
 func usagef(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, failure.ErrUsage)...)
 }
 
-func newRoot() *cobra.Command {
-	g := &global{}
+func newRoot(g *global) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "firn",
 		Short: "Checkpoint running process trees and restore them",
@@ -54,7 +72,7 @@ tree is damaged.`,
 	root.PersistentFlags().StringVar(&g.logLevel, "log-level", envOr("FIRN_LOG", "warn"), "what goes to stderr: off, error, warn, info, debug, trace")
 	root.PersistentFlags().BoolVar(&g.json, "json", false, "print the result as one JSON object")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
-	root.AddCommand(newCheckpoint(g), newRestore(g), newCheck(g), newShow(g), newVerify(g), newPlugin(g), newVersion(g))
+	root.AddCommand(newCheckpoint(g), newRestore(g), newCheck(g), newShow(g), newVerify(g), newPlugin(g), newVersion(g), newServe(g), newServeWorker(g), newServeSubject())
 	return root
 }
 
