@@ -49,6 +49,7 @@ var phases = []phase{
 	{pb.Phase_PHASE_RESTORE_TASKS, is[TaskRestorer], restorePhase(TaskRestorer.RestoreTasks)},
 	{pb.Phase_PHASE_SEAL, is[Sealer], restorePhase(Sealer.Seal)},
 	{pb.Phase_PHASE_RESUMED, is[Resumer], restorePhase(Resumer.Resumed)},
+	{pb.Phase_PHASE_ENDED, is[Ender], runEnded},
 }
 
 func findPhase(code pb.Phase) *phase {
@@ -85,7 +86,7 @@ func runPrepare(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error
 
 // dump calls f and waits until the host has accepted what f emitted.
 func (r *round) dump(ctx context.Context, f func(context.Context, *DumpRequest) error) (*pb.RunResponse, error) {
-	if err := f(ctx, &DumpRequest{Session: r.Session, Records: r.ses.emitter()}); err != nil {
+	if err := f(ctx, &DumpRequest{Session: r.Session, Records: r.ses.emitter(), Frozen: r.req.GetFrozen()}); err != nil {
 		return nil, err
 	}
 	if err := r.ses.producer.Flush(ctx); err != nil {
@@ -105,6 +106,10 @@ func runDump(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
 
 func runThawed(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
 	return r.dump(ctx, p.(Thawer).Thawed)
+}
+
+func runEnded(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
+	return &pb.RunResponse{}, p.(Ender).Ended(ctx, &EndRequest{Session: r.Session})
 }
 
 func runAbort(ctx context.Context, p Plugin, _ *round) (*pb.RunResponse, error) {

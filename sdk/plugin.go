@@ -86,10 +86,18 @@ type FileDumper interface {
 	DumpFile(ctx context.Context, f *FileDump) error
 }
 
-// Thawer is called after the tree runs again (or is ended). Records may still
-// be emitted.
+// Thawer is called after the tree runs again, or, with Frozen set, before it is
+// ended. Records may still be emitted.
 type Thawer interface {
 	Thawed(ctx context.Context, req *DumpRequest) error
+}
+
+// Ender is called when the tree has been ended, after the image was safe: none of
+// its tasks is left. What it does cannot be undone by anybody; an error is
+// reported, but the checkpoint has succeeded. It is not called for a tree that
+// runs on.
+type Ender interface {
+	Ended(ctx context.Context, req *EndRequest) error
 }
 
 // ImageChecker reports what keeps the records from being rebuilt on this

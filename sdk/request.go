@@ -106,6 +106,14 @@ type DumpRequest struct {
 	*Session
 	// Records takes the plugin's records. Safe for concurrent use.
 	Records Emitter
+	// Frozen tells that the tree stands still. In [Thawer] it does if it is going
+	// to be ended, or left stopped, once the image is safe.
+	Frozen bool
+}
+
+// EndRequest is the argument of [Ender].
+type EndRequest struct {
+	*Session
 }
 
 // Emitter takes records. Every error ends the session: return it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -11,6 +12,8 @@ import (
 	"github.com/firn-cr/firn/host/dispatch"
 	"github.com/firn-cr/firn/host/image"
 	"github.com/firn-cr/firn/host/internal/ui"
+	"github.com/firn-cr/firn/host/task"
+	"github.com/firn-cr/firn/sdk/wire"
 )
 
 // thaw lets the tree run again, if it is to; else it stands still until the
@@ -78,11 +81,7 @@ func (f *flow) end(ctx context.Context) error {
 	// The image is safe: a canceled context must not leave half a tree.
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	// The plugins have nothing to do any more: they end meanwhile.
-	var plugins errgroup.Group
-	plugins.Go(func() error { return f.closePlugins(ctx, nil) })
-	left, err := frozen.Kill(ctx)
-	err = errors.Join(err, plugins.Wait())
+	left, err := f.kill(ctx, frozen)
 	if err != nil {
 		return fmt.Errorf("the image is safe, but ending the tree: %w", err)
 	}
@@ -90,4 +89,19 @@ func (f *flow) end(ctx context.Context) error {
 		f.res.Notes = append(f.res.Notes, unreaped(left))
 	}
 	return nil
+}
+
+// kill ends the tree. Plugins that have nothing to do after it end meanwhile.
+func (f *flow) kill(ctx context.Context, frozen *task.Frozen) ([]task.HostPID, error) {
+	late := slices.ContainsFunc(f.plan.owners(), func(p *dispatch.Plugin) bool { return p.Has(wire.PhaseEnded) })
+	var plugins errgroup.Group
+	if !late {
+		plugins.Go(func() error { return f.closePlugins(ctx, nil) })
+	}
+	left, err := frozen.Kill(ctx)
+	if late && err == nil {
+		err = f.eachOwner(ctx, func(ctx context.Context, p *dispatch.Plugin, r dispatch.Round) error { return p.Ended(ctx, r) })
+		err = errors.Join(err, f.closePlugins(ctx, nil))
+	}
+	return left, errors.Join(err, plugins.Wait())
 }

@@ -158,6 +158,12 @@ func (p *Plugin) Thawed(ctx context.Context, r Round) error {
 	return err
 }
 
+// Ended tells the plugin that the tree has been ended.
+func (p *Plugin) Ended(ctx context.Context, r Round) error {
+	_, err := p.Run(ctx, wire.PhaseEnded, r)
+	return err
+}
+
 // Abort tells the plugin that the checkpoint or restore failed.
 func (p *Plugin) Abort(ctx context.Context) error {
 	_, err := p.Run(ctx, wire.PhaseAbort, Round{})

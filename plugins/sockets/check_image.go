@@ -23,7 +23,7 @@ func (p *plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) ([]sdk.F
 		return nil, err
 	}
 	defer im.close()
-	c := &imageCheck{files: map[uint64]*sdk.Resource{}}
+	c := &imageCheck{files: map[uint64]*sdk.Resource{}, closing: req.Enabled(tcpClose)}
 	for i := range req.Resources {
 		c.files[req.Resources[i].Object] = &req.Resources[i]
 	}
@@ -37,8 +37,9 @@ func (p *plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) ([]sdk.F
 }
 
 type imageCheck struct {
-	files  map[uint64]*sdk.Resource
-	report openfile.Report
+	files   map[uint64]*sdk.Resource
+	report  openfile.Report
+	closing bool // connections are given up
 }
 
 func (c *imageCheck) block(object uint64, text, help string) {
@@ -52,13 +53,23 @@ func (c *imageCheck) block(object uint64, text, help string) {
 // checkInet makes and binds a socket. It stays open until all are checked, so
 // that those of the image are bound together, as they will be.
 func (c *imageCheck) checkInet(r *inetRecord) {
-	err := bindInet(r)
+	var err error
+	if r.msg.GetConnection() != nil {
+		if c.closing {
+			return
+		}
+		err = bindConnection(r)
+	} else {
+		err = bindInet(r)
+	}
 	if err == nil {
 		return
 	}
 	name := protocolName(kindOf(r.msg.GetSocket()))
 	where := fmt.Sprintf("%s %s", name, addrPort(r.msg.GetLocal()))
 	switch {
+	case errors.Is(err, errConnected):
+		c.block(r.object, fmt.Sprintf("%s: this machine has this connection with %s already", where, addrPort(r.msg.GetRemote())), "end the program that has it")
 	case errors.Is(err, syscall.EADDRINUSE):
 		holder, help := portHolder(r)
 		c.block(r.object, where+": is in use by "+holder, help)

@@ -2,6 +2,7 @@ package sockets
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -9,8 +10,24 @@ import (
 	"github.com/firn-cr/firn/sdk/openfile"
 )
 
+// Prepare implements [sdk.Preparer]: it starts what a frozen tree would have to
+// wait for.
+func (p *plugin) Prepare(_ context.Context, req *sdk.PrepareRequest) (*sdk.PrepareResponse, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reader != nil || !req.Enabled(tcpEstablished) {
+		return &sdk.PrepareResponse{}, nil
+	}
+	var err error
+	p.reader, err = newReader()
+	return &sdk.PrepareResponse{}, err
+}
+
 // Check implements [sdk.Checker].
 func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Finding, error) {
+	if err := p.forget(); err != nil {
+		return nil, err
+	}
 	s, err := p.newSurvey(ctx, req.Session, req.Frozen)
 	if err != nil {
 		return nil, err
@@ -38,6 +55,11 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		if err := req.Records.Emit(ctx, it.kind, it.res.Object, it.msg); err != nil {
 			return err
 		}
+		for _, m := range it.streams {
+			if err := req.Records.Emit(ctx, kindStream, it.res.Object, m); err != nil {
+				return err
+			}
+		}
 		for _, m := range it.queue {
 			if err := req.Records.Emit(ctx, kindMessage, it.res.Object, m); err != nil {
 				return err
@@ -62,10 +84,33 @@ func (p *plugin) takeSurvey(ctx context.Context, sess *sdk.Session) (*survey, er
 	return p.newSurvey(ctx, sess, true)
 }
 
+// forget gives back what an earlier look at the frozen tree holds.
+func (p *plugin) forget() error {
+	p.mu.Lock()
+	held := p.frozen != nil
+	p.frozen = nil
+	p.mu.Unlock()
+	if !held {
+		return nil
+	}
+	return p.letGo()
+}
+
+// Thawed implements [sdk.Thawer]: a tree that runs has its connections back.
+func (p *plugin) Thawed(_ context.Context, req *sdk.DumpRequest) error {
+	if req.Frozen {
+		return nil
+	}
+	return p.letGo()
+}
+
+// Ended implements [sdk.Ender].
+func (p *plugin) Ended(context.Context, *sdk.EndRequest) error { return p.giveUp() }
+
 // Abort implements [sdk.Aborter].
 func (p *plugin) Abort(context.Context) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.frozen = nil
-	return nil
+	p.mu.Unlock()
+	return errors.Join(p.lockAgain(), p.letGo())
 }

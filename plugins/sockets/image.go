@@ -25,6 +25,8 @@ type inetRecord struct {
 	object uint64
 	msg    *socketspb.Inet
 	fd     int
+	// streams are the queues of a connection.
+	streams []*socketspb.Stream
 }
 
 // unixRecord is a unix socket and, in a restore, its descriptor.
@@ -97,6 +99,17 @@ func (im *image) add(r sdk.Record) error {
 			return corrupt(r.Kind, r.Object, "no socket for it")
 		}
 		u.queue = append(u.queue, m)
+	case kindStream:
+		m := &socketspb.Stream{}
+		if err := r.Decode(m); err != nil {
+			return err
+		}
+		// The queues of a connection follow it.
+		if n := len(im.inet); n == 0 || im.inet[n-1].object != r.Object || im.inet[n-1].msg.GetConnection() == nil {
+			return corrupt(r.Kind, r.Object, "no connection for it")
+		}
+		last := im.inet[len(im.inet)-1]
+		last.streams = append(last.streams, m)
 	default:
 		return fmt.Errorf("record kind %d: %w", r.Kind, sdk.ErrVersion)
 	}

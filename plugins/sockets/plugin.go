@@ -15,6 +15,7 @@ const (
 	kindInet    uint32 = 1
 	kindUnix    uint32 = 2
 	kindMessage uint32 = 3
+	kindStream  uint32 = 4
 )
 
 // plugin carries sockets.
@@ -26,6 +27,16 @@ type plugin struct {
 	mu sync.Mutex
 	// frozen is what was found while the tree stood still; the dump needs it.
 	frozen *survey
+	// conns, lock and reader are those of connections that are being saved, left
+	// is the name of the lock that stays.
+	conns  []*savedConnection
+	lock   *netLock
+	reader *reader
+	left   string
+	// restored are connections that are being rebuilt, givenUp the locks of those
+	// that are not.
+	restored []*restored
+	givenUp  []string
 	// states and listeners are what LinkFiles completes.
 	states    []openfile.State
 	listeners []listener
@@ -54,13 +65,14 @@ func (*plugin) Describe() sdk.Description {
 	return sdk.Description{
 		Name:    "sockets",
 		Version: "0.1.0",
-		Summary: "listening and unconnected TCP, MPTCP and UDP sockets; unix sockets with their queues",
+		Summary: "TCP connections and listeners, UDP and unix sockets, with their queues",
 		Claims:  claims,
 		Records: []sdk.RecordType{
 			{Kind: kindInet, Version: 1, Message: &socketspb.Inet{}},
 			{Kind: kindUnix, Version: 1, Message: &socketspb.Unix{}},
 			{Kind: kindMessage, Version: 1, Message: &socketspb.Message{}},
+			{Kind: kindStream, Version: 1, Message: &socketspb.Stream{}},
 		},
-		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_NET_ADMIN"},
+		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_NET_ADMIN", "CAP_NET_RAW"},
 	}
 }

@@ -17,21 +17,46 @@ func (p *plugin) RestoreObjects(_ context.Context, req *sdk.RestoreRequest) (err
 		return err
 	}
 	defer im.close()
+	p.giveUpConnections(im, req)
 	for _, r := range im.inet {
+		if r.msg.GetConnection() != nil {
+			continue
+		}
 		if err := bindInet(r); err != nil {
 			return fmt.Errorf("restore %s socket %d: %w", protocolName(kindOf(r.msg.GetSocket())), r.object, err)
 		}
 	}
 	for _, r := range im.inet {
+		if r.msg.GetConnection() != nil {
+			continue
+		}
 		if err := listenInet(r); err != nil {
 			return fmt.Errorf("restore %s socket %d: %w", protocolName(kindOf(r.msg.GetSocket())), r.object, err)
 		}
+	}
+	if err := p.restoreConnections(im); err != nil {
+		return err
 	}
 	u := &unixRestore{im: im}
 	if err := u.run(); err != nil {
 		return err
 	}
 	return p.provide(im, req)
+}
+
+// giveUpConnections makes connections ones that have ended, if that is wanted.
+func (p *plugin) giveUpConnections(im *image, req *sdk.RestoreRequest) {
+	if !req.Enabled(tcpClose) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range im.inet {
+		if c := r.msg.GetConnection(); c != nil {
+			p.givenUp = appendNew(p.givenUp, c.GetLock())
+			r.msg.Connection, r.msg.Remote, r.msg.Local, r.msg.Ended = nil, nil, nil, true
+		}
+	}
 }
 
 func kindOf(s *socketspb.Socket) kindOfSocket {

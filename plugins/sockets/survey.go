@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -28,6 +29,9 @@ type survey struct {
 	// items are parallel to sess.Resources.
 	items []item
 	unix  unixTable
+	// conns are the connections of a frozen tree.
+	mu    sync.Mutex
+	conns []*savedConnection
 	// groups are those that a UDP socket may have joined.
 	groups []procfs.MulticastGroup
 }
@@ -40,6 +44,8 @@ type item struct {
 	msg  proto.Message
 	// queue is what it has received, for unix sockets.
 	queue []*socketspb.Message
+	// streams are its queues, for TCP connections.
+	streams []*socketspb.Stream
 }
 
 func (it *item) file() *sdk.File { return it.res.File }
@@ -75,8 +81,14 @@ func (p *plugin) newSurvey(ctx context.Context, sess *sdk.Session, frozen bool) 
 		}
 		return nil
 	})
+	if err == nil {
+		err = p.readConnections(s)
+	}
 	if err != nil {
-		return nil, err
+		for _, c := range s.conns {
+			closeFD(&c.fd)
+		}
+		return nil, errors.Join(err, p.letGo())
 	}
 	s.checkSenders()
 	s.summarize()

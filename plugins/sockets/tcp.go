@@ -12,8 +12,15 @@ import (
 
 // States of a TCP connection (net/tcp_states.h).
 const (
-	stateClose  = 7
-	stateListen = 10
+	stateEstablished = 1
+	stateSynSent     = 2
+	stateFinWait1    = 4
+	stateFinWait2    = 5
+	stateClose       = 7
+	stateCloseWait   = 8
+	stateLastAck     = 9
+	stateListen      = 10
+	stateClosing     = 11
 )
 
 // stateNames are the states that have a peer.
@@ -65,12 +72,7 @@ func (s *survey) examineTCP(it *item, fd int, sock *socketspb.Socket) error {
 		}
 		msg.Listening, msg.Backlog = true, info.Sacked
 	case info.State != stateClose || remote != nil:
-		state := "established " + name + " connection"
-		if n := stateNames[info.State]; n != "" {
-			state = name + " connection in state " + n
-		}
-		s.block(it, fmt.Sprintf("%s %s->%s", state, addrPort(local), addrPort(remote)), "connections are not carried yet: end it before the checkpoint")
-		return nil
+		return s.examineConnection(it, fd, msg, remote, info.State)
 	default:
 		ok, err := s.examineClosedTCP(it, fd, msg)
 		if err != nil || !ok {
@@ -108,10 +110,18 @@ func (s *survey) examineClosedTCP(it *item, fd int, msg *socketspb.Inet) (bool, 
 	return true, nil
 }
 
-// ofConnection tells that an option says what a connection had negotiated,
-// not what was set.
+// ofConnection tells that an option says what a connection has negotiated, or
+// how its first packet came (tcp_v4_syn_recv_sock in net/ipv4/tcp_ipv4.c), not
+// what was set.
 func ofConnection(o *socketspb.Option) bool {
-	return o.GetLevel() == unix.SOL_TCP && (o.GetName() == unix.TCP_MAXSEG || o.GetName() == unix.TCP_WINDOW_CLAMP)
+	switch (optionKey{int(o.GetLevel()), int(o.GetName())}) {
+	case optionKey{unix.SOL_TCP, unix.TCP_MAXSEG}, optionKey{unix.SOL_TCP, unix.TCP_WINDOW_CLAMP},
+		optionKey{unix.SOL_IP, unix.IP_MULTICAST_IF}, optionKey{unix.SOL_IP, unix.IP_MULTICAST_TTL},
+		optionKey{unix.SOL_IPV6, unix.IPV6_MULTICAST_IF}, optionKey{unix.SOL_IPV6, unix.IPV6_MULTICAST_HOPS},
+		optionKey{unix.SOL_SOCKET, unix.SO_INCOMING_CPU}:
+		return true
+	}
+	return false
 }
 
 func waiting(n int) string {

@@ -74,7 +74,7 @@ func (c *Client) Open(ctx context.Context, cfg OpenConfig) error {
 type Round struct {
 	Tree                *sdk.Tree
 	Resources, Attended []sdk.Resource
-	// Frozen and Preview are for PhaseCheck.
+	// Frozen is for PhaseCheck and PhaseThawed, Preview for PhaseCheck.
 	Frozen, Preview bool
 	// ImageFD and PluginFD are numbers of descriptors in the restored tasks.
 	ImageFD, PluginFD int

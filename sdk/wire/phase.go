@@ -23,6 +23,7 @@ const (
 	PhaseRestoreTasks      = Phase(pb.Phase_PHASE_RESTORE_TASKS)
 	PhaseSeal              = Phase(pb.Phase_PHASE_SEAL)
 	PhaseResumed           = Phase(pb.Phase_PHASE_RESUMED)
+	PhaseEnded             = Phase(pb.Phase_PHASE_ENDED)
 )
 
 // String returns the words that errors and reports use: "restore memory".

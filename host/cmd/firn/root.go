@@ -123,6 +123,8 @@ func addPluginFlags(f *pflag.FlagSet) {
 	f.StringArray("carry", nil, "carry the content of open regular files: `PATH`, a pattern, or a directory and a slash; may be repeated")
 	f.StringArray("external", nil, "leave a file out of the image: `KEY` is what /proc/PID/fd shows, pipe:[INODE] or a path; may be repeated")
 	f.Bool("link-remap", false, "give deleted files that have another, unknown name one more until the restore")
+	f.Bool("tcp-established", false, "carry TCP connections; their packets are kept away until the restore")
+	f.Bool("tcp-close", false, "give TCP connections up: they are restored as ended")
 	f.Bool("ext-unix-sk", false, "allow unix datagram sockets that are connected to a socket outside of the tree")
 	f.Bool(shellJob, false, "leave a terminal behind whose other side is outside of the tree")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")

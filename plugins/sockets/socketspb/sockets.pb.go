@@ -415,18 +415,18 @@ func (x *InetAddress) GetZone() uint32 {
 	return 0
 }
 
-// Inet is a TCP, MPTCP or UDP socket without a connection to a peer that
-// remembers it.
+// Inet is a TCP, MPTCP or UDP socket.
 type Inet struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Socket    *Socket                `protobuf:"bytes,1,opt,name=socket,proto3" json:"socket,omitempty"`
 	Local     *InetAddress           `protobuf:"bytes,2,opt,name=local,proto3" json:"local,omitempty"`   // unset if not bound
-	Remote    *InetAddress           `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"` // of connect(2), UDP only
+	Remote    *InetAddress           `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"` // of connect(2)
 	Listening bool                   `protobuf:"varint,4,opt,name=listening,proto3" json:"listening,omitempty"`
 	Backlog   uint32                 `protobuf:"varint,5,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	// A TCP connection that has ended: it reads as end-of-file.
 	Ended         bool          `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
 	Memberships   []*Membership `protobuf:"bytes,7,rep,name=memberships,proto3" json:"memberships,omitempty"` // of UDP sockets
+	Connection    *Connection   `protobuf:"bytes,8,opt,name=connection,proto3" json:"connection,omitempty"`   // of a TCP socket that is not listening
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -506,6 +506,13 @@ func (x *Inet) GetEnded() bool {
 func (x *Inet) GetMemberships() []*Membership {
 	if x != nil {
 		return x.Memberships
+	}
+	return nil
+}
+
+func (x *Inet) GetConnection() *Connection {
+	if x != nil {
+		return x.Connection
 	}
 	return nil
 }
@@ -922,7 +929,7 @@ var File_plugins_sockets_sockets_proto protoreflect.FileDescriptor
 
 const file_plugins_sockets_sockets_proto_rawDesc = "" +
 	"\n" +
-	"\x1dplugins/sockets/sockets.proto\x12\x0ffirn.sockets.v1\"\xcb\x02\n" +
+	"\x1dplugins/sockets/sockets.proto\x12\x0ffirn.sockets.v1\x1a\x19plugins/sockets/tcp.proto\"\xcb\x02\n" +
 	"\x06Socket\x12\x16\n" +
 	"\x06family\x18\x01 \x01(\x05R\x06family\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\x05R\x04type\x12\x1a\n" +
@@ -953,7 +960,7 @@ const file_plugins_sockets_sockets_proto_rawDesc = "" +
 	"\vInetAddress\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x12\n" +
-	"\x04zone\x18\x03 \x01(\rR\x04zone\"\xae\x02\n" +
+	"\x04zone\x18\x03 \x01(\rR\x04zone\"\xeb\x02\n" +
 	"\x04Inet\x12/\n" +
 	"\x06socket\x18\x01 \x01(\v2\x17.firn.sockets.v1.SocketR\x06socket\x122\n" +
 	"\x05local\x18\x02 \x01(\v2\x1c.firn.sockets.v1.InetAddressR\x05local\x124\n" +
@@ -961,7 +968,10 @@ const file_plugins_sockets_sockets_proto_rawDesc = "" +
 	"\tlistening\x18\x04 \x01(\bR\tlistening\x12\x18\n" +
 	"\abacklog\x18\x05 \x01(\rR\abacklog\x12\x14\n" +
 	"\x05ended\x18\x06 \x01(\bR\x05ended\x12=\n" +
-	"\vmemberships\x18\a \x03(\v2\x1b.firn.sockets.v1.MembershipR\vmemberships\"\x84\x01\n" +
+	"\vmemberships\x18\a \x03(\v2\x1b.firn.sockets.v1.MembershipR\vmemberships\x12;\n" +
+	"\n" +
+	"connection\x18\b \x01(\v2\x1b.firn.sockets.v1.ConnectionR\n" +
+	"connection\"\x84\x01\n" +
 	"\n" +
 	"Membership\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n" +
@@ -1021,6 +1031,7 @@ var file_plugins_sockets_sockets_proto_goTypes = []any{
 	(*Credentials)(nil), // 8: firn.sockets.v1.Credentials
 	(*Node)(nil),        // 9: firn.sockets.v1.Node
 	(*Message)(nil),     // 10: firn.sockets.v1.Message
+	(*Connection)(nil),  // 11: firn.sockets.v1.Connection
 }
 var file_plugins_sockets_sockets_proto_depIdxs = []int32{
 	1,  // 0: firn.sockets.v1.Socket.owner:type_name -> firn.sockets.v1.Owner
@@ -1030,14 +1041,15 @@ var file_plugins_sockets_sockets_proto_depIdxs = []int32{
 	4,  // 4: firn.sockets.v1.Inet.local:type_name -> firn.sockets.v1.InetAddress
 	4,  // 5: firn.sockets.v1.Inet.remote:type_name -> firn.sockets.v1.InetAddress
 	6,  // 6: firn.sockets.v1.Inet.memberships:type_name -> firn.sockets.v1.Membership
-	0,  // 7: firn.sockets.v1.Unix.socket:type_name -> firn.sockets.v1.Socket
-	9,  // 8: firn.sockets.v1.Unix.node:type_name -> firn.sockets.v1.Node
-	8,  // 9: firn.sockets.v1.Unix.credentials:type_name -> firn.sockets.v1.Credentials
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	11, // 7: firn.sockets.v1.Inet.connection:type_name -> firn.sockets.v1.Connection
+	0,  // 8: firn.sockets.v1.Unix.socket:type_name -> firn.sockets.v1.Socket
+	9,  // 9: firn.sockets.v1.Unix.node:type_name -> firn.sockets.v1.Node
+	8,  // 10: firn.sockets.v1.Unix.credentials:type_name -> firn.sockets.v1.Credentials
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_plugins_sockets_sockets_proto_init() }
@@ -1045,6 +1057,7 @@ func file_plugins_sockets_sockets_proto_init() {
 	if File_plugins_sockets_sockets_proto != nil {
 		return
 	}
+	file_plugins_sockets_tcp_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

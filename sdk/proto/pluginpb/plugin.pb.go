@@ -41,6 +41,7 @@ const (
 	Phase_PHASE_RESTORE_TASKS      Phase = 11
 	Phase_PHASE_SEAL               Phase = 12
 	Phase_PHASE_RESUMED            Phase = 13
+	Phase_PHASE_ENDED              Phase = 14
 )
 
 // Enum value maps for Phase.
@@ -60,6 +61,7 @@ var (
 		11: "PHASE_RESTORE_TASKS",
 		12: "PHASE_SEAL",
 		13: "PHASE_RESUMED",
+		14: "PHASE_ENDED",
 	}
 	Phase_value = map[string]int32{
 		"PHASE_UNSPECIFIED":        0,
@@ -76,6 +78,7 @@ var (
 		"PHASE_RESTORE_TASKS":      11,
 		"PHASE_SEAL":               12,
 		"PHASE_RESUMED":            13,
+		"PHASE_ENDED":              14,
 	}
 )
 
@@ -906,7 +909,7 @@ type RunRequest struct {
 	Tree          *Tree                  `protobuf:"bytes,2,opt,name=tree,proto3" json:"tree,omitempty"`
 	Resources     []*Resource            `protobuf:"bytes,3,rep,name=resources,proto3" json:"resources,omitempty"`
 	Attended      []*Resource            `protobuf:"bytes,4,rep,name=attended,proto3" json:"attended,omitempty"`
-	Frozen        bool                   `protobuf:"varint,5,opt,name=frozen,proto3" json:"frozen,omitempty"`                  // PHASE_CHECK
+	Frozen        bool                   `protobuf:"varint,5,opt,name=frozen,proto3" json:"frozen,omitempty"`                  // PHASE_CHECK, PHASE_THAWED
 	ImageFd       int32                  `protobuf:"varint,6,opt,name=image_fd,json=imageFd,proto3" json:"image_fd,omitempty"` // restore phases with tasks
 	PluginFd      int32                  `protobuf:"varint,7,opt,name=plugin_fd,json=pluginFd,proto3" json:"plugin_fd,omitempty"`
 	Preview       bool                   `protobuf:"varint,8,opt,name=preview,proto3" json:"preview,omitempty"` // PHASE_CHECK
@@ -3130,7 +3133,7 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x12\x12\n" +
 	"\x0eCODE_TAPE_CALL\x10\v\"\x0e\n" +
 	"\fCloseRequest\"\x0f\n" +
-	"\rCloseResponse*\xb1\x02\n" +
+	"\rCloseResponse*\xc2\x02\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vPHASE_CHECK\x10\x01\x12\x11\n" +
@@ -3148,7 +3151,8 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x13PHASE_RESTORE_TASKS\x10\v\x12\x0e\n" +
 	"\n" +
 	"PHASE_SEAL\x10\f\x12\x11\n" +
-	"\rPHASE_RESUMED\x10\r2\xeb\x02\n" +
+	"\rPHASE_RESUMED\x10\r\x12\x0f\n" +
+	"\vPHASE_ENDED\x10\x0e2\xeb\x02\n" +
 	"\x06Plugin\x12M\n" +
 	"\bDescribe\x12\x1f.firn.plugin.v1.DescribeRequest\x1a .firn.plugin.v1.DescribeResponse\x12A\n" +
 	"\x04Open\x12\x1b.firn.plugin.v1.OpenRequest\x1a\x1c.firn.plugin.v1.OpenResponse\x12>\n" +

@@ -6,4 +6,7 @@ import (
 	"github.com/firn-cr/firn/sdk"
 )
 
-func main() { sdk.Serve(sockets.New()) }
+func main() {
+	sockets.Main()
+	sdk.Serve(sockets.New())
+}
