@@ -11,6 +11,7 @@ import (
 	"github.com/firn-cr/firn/plugins/sockets/socketspb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/kern"
+	"github.com/firn-cr/firn/sdk/procfs"
 )
 
 // Flags of a checkpoint.
@@ -44,6 +45,9 @@ func (c *savedConnection) String() string {
 // examineConnection handles TCP sockets that have a peer.
 func (s *survey) examineConnection(it *item, fd int, msg *socketspb.Inet, remote *socketspb.InetAddress, state uint8) error {
 	name := protocolName(it.kindOf())
+	if remote == nil {
+		remote = connectingTo(it) // getpeername(2) does not tell before the peer has answered
+	}
 	what := "established " + name + " connection"
 	if n := stateNames[state]; n != "" {
 		what = name + " connection in state " + n
@@ -81,6 +85,22 @@ func (s *survey) examineConnection(it *item, fd int, msg *socketspb.Inet, remote
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns = append(s.conns, c)
+	return nil
+}
+
+// connectingTo is the peer that was asked for a connection.
+func connectingTo(it *item) *socketspb.InetAddress {
+	for _, table := range []string{"tcp", "tcp6"} {
+		socks, err := procfs.InetSockets(table)
+		if err != nil {
+			continue // this machine lacks the family
+		}
+		for _, o := range socks {
+			if o.Ino == it.file().Ino {
+				return &socketspb.InetAddress{Ip: o.Remote.Addr().AsSlice(), Port: uint32(o.Remote.Port())}
+			}
+		}
+	}
 	return nil
 }
 
@@ -146,6 +166,10 @@ func (p *plugin) readConnections(s *survey) error {
 	for _, c := range s.conns {
 		c.msg.Connection.Lock = p.left
 	}
+	if !s.sess.Enabled("leave-running") {
+		s.report.Note(s.conns[0].it.res, fmt.Sprintf(
+			"the table inet %s of nftables keeps the packets of the connections away until the restore", p.left))
+	}
 	s.sess.Log.Debug("connections read", "count", len(s.conns), "took", time.Since(start))
 	return nil
 }
@@ -163,7 +187,7 @@ func (c *savedConnection) take(r *rawConnection) {
 	if peerFIN(r.State) {
 		m.ReceiveSeq--
 	}
-	m.Mss, m.Options, m.Timestamp = r.MSS, uint32(r.Options), r.Timestamp
+	m.Mss, m.Segment, m.Options, m.Timestamp = r.MSS, r.Segment, uint32(r.Options), r.Timestamp
 	m.SendScale, m.ReceiveScale = uint32(r.SendScale), uint32(r.RecvScale)
 	m.Window = &socketspb.Window{
 		SendWl1: r.Window.SendWL1, Send: r.Window.Send, Max: r.Window.Max,

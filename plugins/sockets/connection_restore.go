@@ -100,13 +100,14 @@ func restoreConnection(r *inetRecord) (*restored, error) {
 	if err := c.fill(r); err != nil {
 		return nil, err
 	}
+	if err := c.bringToState(); err != nil {
+		return nil, err
+	}
+	// The peer's FIN is within the window, and the packets just now had others.
 	w := m.GetWindow()
 	window := repairWindow{w.GetSendWl1(), w.GetSend(), w.GetMax(), w.GetReceive(), w.GetReceiveWup()}
 	if err := setStruct(c.fd, unix.TCP_REPAIR_WINDOW, window); err != nil {
 		return nil, fmt.Errorf("set windows: %w", err)
-	}
-	if err := c.bringToState(); err != nil {
-		return nil, err
 	}
 	return c, finish(c.fd, s)
 }
@@ -146,11 +147,33 @@ func (c *restored) bind(s *socketspb.Socket, m *socketspb.Connection) error {
 			return fmt.Errorf("TCP_QUEUE_SEQ: %w", err)
 		}
 	}
+	// connect(2) computes the size of segments, from this; what is set later
+	// changes it only when the route does (tcp_connect_init, tcp_current_mss). It
+	// must not be more than half of the largest window that the peer has had, or
+	// the sender waits for a timer before every segment.
+	segment := m.GetSegment()
+	if m.GetOptions()&infoTimestamps != 0 {
+		segment += timestampLength
+	}
+	if err := setTCP(c.fd, unix.TCP_MAXSEG, int(max(minUserMSS, min(segment, maxUserMSS)))); err != nil {
+		return fmt.Errorf("TCP_MAXSEG: %w", err)
+	}
 	if err := unix.Connect(c.fd, remote); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
+	if err := setTCP(c.fd, unix.TCP_MAXSEG, 0); err != nil {
+		return fmt.Errorf("TCP_MAXSEG: %w", err)
+	}
 	return nil
 }
+
+const (
+	// Limits of TCP_MAXSEG: TCP_MIN_MSS and MAX_TCP_WINDOW.
+	minUserMSS, maxUserMSS = 88, 32767
+	// timestampLength is what timestamps take of every segment
+	// (TCPOLEN_TSTAMP_ALIGNED).
+	timestampLength = 12
+)
 
 // negotiated sets what both ends had agreed on.
 func (c *restored) negotiated(m *socketspb.Connection) error {

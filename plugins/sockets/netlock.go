@@ -42,12 +42,13 @@ const (
 	// maxElements is how many connections go into one message.
 	maxElements = 500
 
-	tableOwner    = 0x2 // NFT_TABLE_F_OWNER
-	setKeyType    = 0   // for nft(8) only
-	setV4, setV6  = "connections4", "connections6"
-	batchBegin    = 0x10 // NFNL_MSG_BATCH_BEGIN
-	batchEnd      = 0x11
-	firstRegister = 8 // NFT_REG32_00
+	tableOwner     = 0x2  // NFT_TABLE_F_OWNER
+	typeV4, typeV6 = 7, 8 // ipv4_addr and ipv6_addr, by which nft(8) shows keys
+	typePort       = 13   // inet_service
+	setV4, setV6   = "connections4", "connections6"
+	batchBegin     = 0x10 // NFNL_MSG_BATCH_BEGIN
+	batchEnd       = 0x11
+	firstRegister  = 8 // NFT_REG32_00
 )
 
 // newLockName makes a name that no table has.
@@ -137,12 +138,13 @@ func makeTable(conn *netlink.Conn, name string, flags uint32, tuples []tuple) er
 	for id, s := range []struct {
 		name  string
 		width int
-	}{{setV4, 4}, {setV6, 16}} {
+		typ   uint32
+	}{{setV4, 4, typeV4}, {setV6, 16, typeV6}} {
 		b.add(unix.NFT_MSG_NEWSET, netlink.Create, func(ae *netlink.AttributeEncoder) {
 			ae.String(unix.NFTA_SET_TABLE, name)
 			ae.String(unix.NFTA_SET_NAME, s.name)
 			ae.Uint32(unix.NFTA_SET_ID, uint32(id+1))
-			ae.Uint32(unix.NFTA_SET_KEY_TYPE, setKeyType)
+			ae.Uint32(unix.NFTA_SET_KEY_TYPE, s.typ<<18|typePort<<12|s.typ<<6|typePort)
 			ae.Uint32(unix.NFTA_SET_KEY_LEN, uint32(2*s.width+8))
 		})
 		for _, chain := range []string{"input", "output"} {

@@ -51,6 +51,7 @@ type rawConnection struct {
 	Unacked, Unsent uint32
 	Send, Receive   []byte
 	MSS, Timestamp  uint32
+	Segment         uint32 // tcpi_snd_mss
 	Window          repairWindow
 }
 
@@ -94,7 +95,7 @@ func (c *rawConnection) read(fd int, send, receive []byte, peek int) (err error)
 	if err != nil {
 		return fmt.Errorf("TCP_INFO: %w", err)
 	}
-	c.State, c.Options = info.State, info.Options
+	c.State, c.Options, c.Segment = info.State, info.Options, info.Snd_mss
 	// Two bit fields of four bits behind tcpi_options.
 	scales := *(*byte)(unsafe.Add(unsafe.Pointer(&info.Options), 1))
 	c.SendScale, c.RecvScale = scales&0xf, scales>>4

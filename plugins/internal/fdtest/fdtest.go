@@ -132,6 +132,12 @@ func Dump(t testing.TB, p sdk.Plugin, options map[string]string, fds ...int) *Tr
 	if _, err := s.Run(wire.PhaseDump); err != nil {
 		t.Fatal(err)
 	}
+	// The restore closes the originals, and the end of a tree comes before it.
+	if tr.h.Info().Has(wire.PhaseEnded) {
+		if _, err := s.Run(wire.PhaseEnded); err != nil {
+			t.Fatal(err)
+		}
+	}
 	tr.Image = s.Image()
 	return tr
 }

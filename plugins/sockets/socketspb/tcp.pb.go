@@ -28,8 +28,8 @@ const (
 type Connection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	State uint32                 `protobuf:"varint,1,opt,name=state,proto3" json:"state,omitempty"` // include/net/tcp_states.h
-	// Number of the first byte that is not acknowledged, and of the first one in
-	// the receive queue; a FIN counts as one.
+	// Number of the first byte, or the FIN, that is not acknowledged, and of the
+	// first byte of the receive queue.
 	SendSeq    uint32 `protobuf:"fixed32,2,opt,name=send_seq,json=sendSeq,proto3" json:"send_seq,omitempty"`
 	ReceiveSeq uint32 `protobuf:"fixed32,3,opt,name=receive_seq,json=receiveSeq,proto3" json:"receive_seq,omitempty"`
 	// Lengths of the queues, whose bytes are in records of their own, and how many
@@ -47,7 +47,10 @@ type Connection struct {
 	Window       *Window `protobuf:"bytes,12,opt,name=window,proto3" json:"window,omitempty"`
 	// Table of nftables that keeps the packets of the connection away until it is
 	// restored.
-	Lock          string `protobuf:"bytes,13,opt,name=lock,proto3" json:"lock,omitempty"`
+	Lock string `protobuf:"bytes,13,opt,name=lock,proto3" json:"lock,omitempty"`
+	// Size of the segments that are sent, tcpi_snd_mss: smaller than mss where the
+	// route or the peer's window is.
+	Segment       uint32 `protobuf:"varint,14,opt,name=segment,proto3" json:"segment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -171,6 +174,13 @@ func (x *Connection) GetLock() string {
 		return x.Lock
 	}
 	return ""
+}
+
+func (x *Connection) GetSegment() uint32 {
+	if x != nil {
+		return x.Segment
+	}
+	return 0
 }
 
 // Window is struct tcp_repair_window.
@@ -307,7 +317,7 @@ var File_plugins_sockets_tcp_proto protoreflect.FileDescriptor
 
 const file_plugins_sockets_tcp_proto_rawDesc = "" +
 	"\n" +
-	"\x19plugins/sockets/tcp.proto\x12\x0ffirn.sockets.v1\"\x9e\x03\n" +
+	"\x19plugins/sockets/tcp.proto\x12\x0ffirn.sockets.v1\"\xb8\x03\n" +
 	"\n" +
 	"Connection\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\rR\x05state\x12\x19\n" +
@@ -326,7 +336,8 @@ const file_plugins_sockets_tcp_proto_rawDesc = "" +
 	" \x01(\rR\freceiveScale\x12\x1c\n" +
 	"\ttimestamp\x18\v \x01(\rR\ttimestamp\x12/\n" +
 	"\x06window\x18\f \x01(\v2\x17.firn.sockets.v1.WindowR\x06window\x12\x12\n" +
-	"\x04lock\x18\r \x01(\tR\x04lock\"\x84\x01\n" +
+	"\x04lock\x18\r \x01(\tR\x04lock\x12\x18\n" +
+	"\asegment\x18\x0e \x01(\rR\asegment\"\x84\x01\n" +
 	"\x06Window\x12\x19\n" +
 	"\bsend_wl1\x18\x01 \x01(\aR\asendWl1\x12\x12\n" +
 	"\x04send\x18\x02 \x01(\rR\x04send\x12\x10\n" +

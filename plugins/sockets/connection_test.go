@@ -1,0 +1,375 @@
+package sockets
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/plugins/internal/fdtest"
+	"github.com/firn-cr/firn/sdk/sdktest/gate"
+)
+
+func TestMain(m *testing.M) {
+	Main()
+	os.Exit(m.Run())
+}
+
+// carried are the flags of a checkpoint that carries connections.
+var carried = map[string]string{tcpEstablished: "true"}
+
+// localhost are the ends of connections: over IPv4, over IPv6, and over IPv4 with
+// a socket of IPv6 at this end.
+var localhost = map[string]struct {
+	family int
+	addr   netip.Addr
+	mapped bool
+}{
+	"v4":     {unix.AF_INET, netip.MustParseAddr("127.0.0.1"), false},
+	"v6":     {unix.AF_INET6, netip.IPv6Loopback(), false},
+	"mapped": {unix.AF_INET6, netip.MustParseAddr("::ffff:127.0.0.1"), true},
+}
+
+// link is a connection of which one end is carried and the other is not.
+type link struct {
+	t        *testing.T
+	fd, peer int
+}
+
+func connect(t *testing.T, kind string) *link {
+	t.Helper()
+	k := localhost[kind]
+	l := socket(t, k.family, unix.SOCK_STREAM, 0)
+	defer unix.Close(l)
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: k.addr.As16()}
+	if k.family == unix.AF_INET {
+		sa = &unix.SockaddrInet4{Addr: k.addr.As4()}
+	}
+	if err := unix.Bind(l, sa); err != nil {
+		t.Fatal(err)
+	}
+	// Small windows, so that queues fill up.
+	set(t, l, unix.SOL_SOCKET, unix.SO_RCVBUF, 8192)
+	listen(t, l, 1)
+	sa, err := unix.Getsockname(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &link{t: t, fd: socket(t, k.family, unix.SOCK_STREAM, 0)}
+	if err := unix.Connect(c.fd, sa); err != nil {
+		t.Fatal(err)
+	}
+	if c.peer, _, err = unix.Accept4(l, unix.SOCK_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(c.peer) })
+	return c
+}
+
+func (c *link) state() uint8 {
+	c.t.Helper()
+	info, err := unix.GetsockoptTCPInfo(c.fd, unix.SOL_TCP, unix.TCP_INFO)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return info.State
+}
+
+func (c *link) await(state uint8) {
+	c.t.Helper()
+	for range 2000 {
+		if c.state() == state {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	c.t.Fatalf("in state %d, want %d", c.state(), state)
+}
+
+// write sends as much as goes and returns it.
+func (c *link) write(fd, size int) []byte {
+	c.t.Helper()
+	data := make([]byte, size)
+	for i := range data {
+		data[i] = byte(rand.Uint32())
+	}
+	n, err := unix.SendmsgN(fd, data, nil, nil, unix.MSG_DONTWAIT)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return data[:n]
+}
+
+// read reads what must come, and no more.
+func (c *link) read(fd int, want []byte) {
+	c.t.Helper()
+	got := make([]byte, 0, len(want))
+	buf := make([]byte, 64<<10)
+	for len(got) < len(want) {
+		c.wait(fd)
+		n, _, err := unix.Recvfrom(fd, buf[:min(len(buf), len(want)-len(got))], 0)
+		if err != nil || n == 0 {
+			c.t.Fatalf("read %d of %d bytes: %v", len(got), len(want), err)
+		}
+		got = append(got, buf[:n]...)
+	}
+	if !bytes.Equal(got, want) {
+		c.t.Fatal("other bytes than those that were sent")
+	}
+}
+
+func (c *link) eof(fd int) {
+	c.t.Helper()
+	c.wait(fd)
+	if n, _, err := unix.Recvfrom(fd, make([]byte, 1), 0); n != 0 || err != nil {
+		c.t.Fatalf("want the end: %d, %v", n, err)
+	}
+}
+
+func (c *link) wait(fd int) {
+	c.t.Helper()
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for range 100 {
+		n, err := unix.Poll(p, 200)
+		if n == 1 {
+			return
+		}
+		if err != nil && err != unix.EINTR {
+			c.t.Fatal(err)
+		}
+	}
+	c.t.Fatal("nothing to read in twenty seconds")
+}
+
+// carry saves and restores the end, and requires that nothing of the lock stays
+// and that the state is as before.
+func (c *link) carry() {
+	c.t.Helper()
+	before := c.state()
+	fdtest.Dump(c.t, New(), carried, c.fd).Restore()
+	if now := c.state(); now != before {
+		c.t.Errorf("in state %d after the restore, was %d", now, before)
+	}
+}
+
+// talk requires that bytes go both ways.
+func (c *link) talk() {
+	c.t.Helper()
+	for range 3 {
+		c.read(c.peer, c.write(c.fd, 1000))
+		c.read(c.fd, c.write(c.peer, 1000))
+	}
+}
+
+func needConnections(t *testing.T) {
+	gate.Cap(t, unix.CAP_NET_ADMIN)
+	gate.Cap(t, unix.CAP_NET_RAW)
+}
+
+// TestConnection carries a connection in every state, with something in every
+// queue that the state can have.
+func TestConnection(t *testing.T) {
+	needConnections(t)
+	const much = 1 << 20
+	states := map[string]func(*link){
+		"established": func(c *link) {
+			c.talk()
+			c.carry()
+			c.talk()
+		},
+		"queues": func(c *link) {
+			out, in := c.write(c.fd, much), c.write(c.peer, 5000)
+			c.carry()
+			c.read(c.fd, in)
+			c.read(c.peer, out)
+			c.talk()
+		},
+		"CLOSE-WAIT": func(c *link) {
+			in := c.write(c.peer, 700)
+			unix.Shutdown(c.peer, unix.SHUT_WR)
+			c.await(stateCloseWait)
+			out := c.write(c.fd, much)
+			c.carry()
+			c.read(c.fd, in)
+			c.eof(c.fd)
+			c.read(c.peer, out)
+			c.read(c.peer, c.write(c.fd, 100))
+			unix.Shutdown(c.fd, unix.SHUT_WR)
+			c.eof(c.peer)
+		},
+		"FIN-WAIT-1": func(c *link) {
+			out := c.write(c.fd, much)
+			unix.Shutdown(c.fd, unix.SHUT_WR)
+			in := c.write(c.peer, 900)
+			c.await(stateFinWait1)
+			c.carry()
+			c.read(c.peer, out)
+			c.eof(c.peer)
+			c.read(c.fd, in)
+			c.read(c.fd, c.write(c.peer, 900))
+			unix.Shutdown(c.peer, unix.SHUT_WR)
+			c.eof(c.fd)
+		},
+		"FIN-WAIT-2": func(c *link) {
+			out, in := c.write(c.fd, 300), c.write(c.peer, 900)
+			unix.Shutdown(c.fd, unix.SHUT_WR)
+			c.await(stateFinWait2)
+			c.carry()
+			c.read(c.peer, out)
+			c.eof(c.peer)
+			c.read(c.fd, in)
+			c.read(c.fd, c.write(c.peer, 900))
+			unix.Shutdown(c.peer, unix.SHUT_WR)
+			c.eof(c.fd)
+		},
+		"CLOSING": func(c *link) {
+			out, in := c.write(c.fd, much), c.write(c.peer, 900)
+			unix.Shutdown(c.fd, unix.SHUT_WR)
+			unix.Shutdown(c.peer, unix.SHUT_WR)
+			c.await(stateClosing)
+			c.carry()
+			c.read(c.fd, in)
+			c.eof(c.fd)
+			c.read(c.peer, out)
+			c.eof(c.peer)
+		},
+		"LAST-ACK": func(c *link) {
+			in := c.write(c.peer, 900)
+			unix.Shutdown(c.peer, unix.SHUT_WR)
+			c.await(stateCloseWait)
+			out := c.write(c.fd, much)
+			unix.Shutdown(c.fd, unix.SHUT_WR)
+			c.await(stateLastAck)
+			c.carry()
+			c.read(c.fd, in)
+			c.eof(c.fd)
+			c.read(c.peer, out)
+			c.eof(c.peer)
+		},
+	}
+	for kind := range localhost {
+		for name, f := range states {
+			t.Run(fmt.Sprintf("%s/%s", kind, name), func(t *testing.T) {
+				t.Parallel()
+				f(connect(t, kind))
+			})
+		}
+	}
+}
+
+// TestConnecting: a connection that the peer has not answered is begun again.
+func TestConnecting(t *testing.T) {
+	needConnections(t)
+	l := socket(t, unix.AF_INET, unix.SOCK_STREAM, 0)
+	defer unix.Close(l)
+	addr := bindLocal(t, l)
+	listen(t, l, 0)
+	sa := &unix.SockaddrInet4{Addr: addr.Addr().As4(), Port: int(addr.Port())}
+	c := &link{t: t}
+	var others []int
+	// The backlog is full soon: then nobody answers.
+	for range 20 {
+		c.fd = socket(t, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+		unix.Connect(c.fd, sa)
+		time.Sleep(5 * time.Millisecond)
+		if c.state() == stateSynSent {
+			break
+		}
+		others = append(others, c.fd)
+	}
+	port := localAddr(t, c.fd)
+	c.carry()
+	for _, fd := range others {
+		unix.Close(fd)
+	}
+	for deadline := time.Now().Add(20 * time.Second); c.state() != stateEstablished; {
+		if time.Now().After(deadline) {
+			t.Fatalf("in state %d", c.state())
+		}
+		p := []unix.PollFd{{Fd: int32(l), Events: unix.POLLIN}}
+		if n, _ := unix.Poll(p, 100); n != 1 {
+			continue
+		}
+		fd, from, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := from.(*unix.SockaddrInet4); f.Port == int(port.Port()) {
+			c.peer = fd
+		} else {
+			unix.Close(fd)
+		}
+	}
+	defer unix.Close(c.peer)
+	c.talk()
+}
+
+// TestConnectionOptions: what the program has set is as before.
+func TestConnectionOptions(t *testing.T) {
+	needConnections(t)
+	c := connect(t, "v4")
+	options := map[optionKey]int{
+		{unix.SOL_TCP, unix.TCP_NODELAY}: 1, {unix.SOL_TCP, unix.TCP_KEEPIDLE}: 77, {unix.SOL_TCP, unix.TCP_USER_TIMEOUT}: 12345,
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE}: 1, {unix.SOL_IP, unix.IP_TOS}: 0x10, {unix.SOL_SOCKET, unix.SO_REUSEADDR}: 1,
+		{unix.SOL_SOCKET, unix.SO_MARK}: 7,
+	}
+	for k, v := range options {
+		set(t, c.fd, k.level, k.name, v)
+	}
+	congestion := "cubic"
+	if now, _ := unix.GetsockoptString(c.fd, unix.SOL_TCP, unix.TCP_CONGESTION); now == congestion {
+		congestion = "reno"
+	}
+	if err := unix.SetsockoptString(c.fd, unix.SOL_TCP, unix.TCP_CONGESTION, congestion); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := unix.GetsockoptTCPInfo(c.fd, unix.SOL_TCP, unix.TCP_INFO)
+	c.carry()
+	for k, v := range options {
+		if now := get(t, c.fd, k.level, k.name); now != v {
+			t.Errorf("option %v is %d, was %d", k, now, v)
+		}
+	}
+	if now, _ := unix.GetsockoptString(c.fd, unix.SOL_TCP, unix.TCP_CONGESTION); now != congestion {
+		t.Errorf("congestion control is %q, was %q", now, congestion)
+	}
+	after, _ := unix.GetsockoptTCPInfo(c.fd, unix.SOL_TCP, unix.TCP_INFO)
+	if before.Options != after.Options || before.Snd_mss != after.Snd_mss {
+		t.Errorf("options %#x and segments of %d, were %#x and %d", after.Options, after.Snd_mss, before.Options, before.Snd_mss)
+	}
+	c.talk()
+}
+
+// TestConnectionBothEnds carries both ends of connections at once.
+func TestConnectionBothEnds(t *testing.T) {
+	needConnections(t)
+	var links []*link
+	var fds []int
+	for range 20 {
+		c := connect(t, "v4")
+		links, fds = append(links, c), append(fds, c.fd, c.peer)
+	}
+	out := links[3].write(links[3].fd, 1<<20)
+	fdtest.Dump(t, New(), carried, fds...).Restore()
+	links[3].read(links[3].peer, out)
+	for _, c := range links {
+		c.talk()
+	}
+}
+
+// TestConnectionGivenUp: with --tcp-close a connection reads as one that has
+// ended, at the checkpoint or at the restore.
+func TestConnectionGivenUp(t *testing.T) {
+	c := connect(t, "v4")
+	fdtest.Dump(t, New(), map[string]string{tcpClose: "true"}, c.fd).Restore()
+	c.eof(c.fd)
+	if err := unix.Send(c.fd, []byte("x"), unix.MSG_NOSIGNAL); err != unix.EPIPE {
+		t.Errorf("send: %v", err)
+	}
+	c.eof(c.peer)
+}
