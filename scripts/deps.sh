@@ -22,6 +22,9 @@ wanted=(
 	vim:vim
 	less:less
 	unshare:util-linux
+	nft:nftables
+	ip:iproute2
+	nginx:nginx-light
 	bash:bash
 	git:git
 )
