@@ -40,6 +40,8 @@ type imageCheck struct {
 	files   map[uint64]*sdk.Resource
 	report  openfile.Report
 	closing bool // connections are given up
+	// existing are the connections of this machine, once somebody asked.
+	existing map[tuple]bool
 }
 
 func (c *imageCheck) block(object uint64, text, help string) {
@@ -58,7 +60,10 @@ func (c *imageCheck) checkInet(r *inetRecord) {
 		if c.closing {
 			return
 		}
-		err = bindConnection(r)
+		if c.existing == nil {
+			c.existing = connectionsHere()
+		}
+		err = bindConnection(r, c.existing)
 	} else {
 		err = bindInet(r)
 	}

@@ -318,7 +318,7 @@ var errConnected = errors.New("the connection exists")
 
 // bindConnection finds out whether a connection could be made: its address is
 // one of this machine's, and nobody has it.
-func bindConnection(r *inetRecord) error {
+func bindConnection(r *inetRecord, existing map[tuple]bool) error {
 	s := r.msg.GetSocket()
 	var err error
 	if r.fd, err = unix.Socket(int(s.GetFamily()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP); err != nil {
@@ -337,19 +337,27 @@ func bindConnection(r *inetRecord) error {
 	if err := unix.Bind(r.fd, local); err != nil {
 		return fmt.Errorf("bind to %s: %w", addrPort(r.msg.GetLocal()), err)
 	}
-	t := (&restored{msg: r.msg}).tuple()
+	if existing[(&restored{msg: r.msg}).tuple()] {
+		return errConnected
+	}
+	return nil
+}
+
+// connectionsHere are the connections that this machine's programs have.
+func connectionsHere() map[tuple]bool {
+	all := map[tuple]bool{}
 	for _, table := range []string{"tcp", "tcp6"} {
 		socks, err := procfs.InetSockets(table)
 		if err != nil {
 			continue // this machine lacks the family
 		}
 		for _, o := range socks {
-			if o.Ino != 0 && unmap(o.Local) == t.local && unmap(o.Remote) == t.remote {
-				return errConnected
+			if o.Ino != 0 {
+				all[tuple{unmap(o.Local), unmap(o.Remote)}] = true
 			}
 		}
 	}
-	return nil
+	return all
 }
 
 func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }

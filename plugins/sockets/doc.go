@@ -1,11 +1,18 @@
-// Package sockets is the plugin for sockets: TCP, MPTCP and UDP sockets that
-// have no peer which remembers them (listening, bound, unconnected), and unix
-// sockets, connected ones within the tree included, with what is queued in
-// both directions.
+// Package sockets is the plugin for sockets: TCP with its connections, MPTCP
+// listeners, UDP, and unix sockets, connected ones within the tree included, with
+// what is queued in both directions.
 //
 // What cannot be carried is refused by name before anything is written:
-// established TCP connections, connections that wait to be accepted, datagrams
-// that were not read, descriptors in flight.
+// connections that wait to be accepted, datagrams that were not read, descriptors
+// in flight.
+//
+//	tcp          listeners, and sockets without a connection
+//	connection   TCP connections: what a checkpoint holds (connection.go), how they
+//	             are rebuilt (connection_restore.go) and go live (live.go)
+//	repair       what TCP_REPAIR tells (repair.go), to a process of its own (reader.go)
+//	netlock      keeps packets away (netlock.go); segment.go sends some
+//	unix, queue  unix sockets and their queues
+//	options      what getsockopt(2) and setsockopt(2) know
 //
 // A socket is described by what getsockopt(2) says of it where that differs
 // from a new socket: what the program never set follows the defaults of the
