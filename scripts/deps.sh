@@ -23,6 +23,7 @@ wanted=(
 	less:less
 	unshare:util-linux
 	nft:nftables
+	zstd:zstd
 	ip:iproute2
 	nginx:nginx-light
 	bash:bash

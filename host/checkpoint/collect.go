@@ -59,10 +59,12 @@ func (f *flow) collect(ctx context.Context) error {
 
 func (f *flow) createImage() (*image.Writer, error) {
 	m := f.manifest()
+	c := f.cfg.Compression
+	c.Buffered = int64(memoryLimit(f.cfg.MemoryLimit))
 	if f.cfg.Image == "-" {
-		return image.NewWriter(f.cfg.Stdout, m)
+		return image.NewCompressedWriter(f.cfg.Stdout, m, c)
 	}
-	return image.Create(f.cfg.Image, m)
+	return image.CreateCompressed(f.cfg.Image, m, c)
 }
 
 func (f *flow) manifest() *imagepb.Manifest {

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/firn-cr/firn/host/dispatch"
+	"github.com/firn-cr/firn/host/image"
 )
 
 // Config says what to checkpoint and how.
@@ -23,6 +24,9 @@ type Config struct {
 	// MemoryLimit bytes.
 	Deferred    bool
 	MemoryLimit int64
+	// Compression is how the image is compressed. What is saved waits for it in
+	// memory, up to MemoryLimit bytes.
+	Compression image.Compression
 	// NoSync leaves writing the image back to the kernel.
 	NoSync bool
 	// Timeout bounds everything from the start to the commit. Zero: no bound

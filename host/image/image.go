@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/firn-cr/firn/host/image/imagepb"
+	"github.com/firn-cr/firn/host/image/seekable"
 	"github.com/firn-cr/firn/sdk"
 )
 
@@ -20,6 +21,7 @@ type Image struct {
 	file     *os.File // nil in tests that open bytes
 	r        io.ReaderAt
 	size     uint64
+	packed   int64 // size of the file, if it is compressed
 	header   fileHeader
 	trailer  trailer
 	manifest *imagepb.Manifest
@@ -64,12 +66,34 @@ func OpenFile(f *os.File, path string) (*Image, error) {
 	if !info.Mode().IsRegular() {
 		return nil, &fs.PathError{Op: "open image", Path: path, Err: errors.New("not a regular file")}
 	}
+	if seekable.Is(f) {
+		return openPacked(f, info.Size(), path)
+	}
 	i, err := open(f, info.Size(), path)
 	if err != nil {
 		return nil, err
 	}
 	i.file = f
 	return i, nil
+}
+
+// openPacked opens an image that is compressed, with its decompressed content in
+// place of the file.
+func openPacked(f *os.File, size int64, path string) (*Image, error) {
+	content, err := unpack(f, size, path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := content.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open image %s: %w", path, err), content.Close())
+	}
+	i, err := open(content, info.Size(), path)
+	if err != nil {
+		return nil, errors.Join(err, content.Close())
+	}
+	i.file, i.packed = content, size
+	return i, f.Close()
 }
 
 // open reads what every use of the image needs.

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/firn-cr/firn/host/image/imagepb"
+	"github.com/firn-cr/firn/host/image/seekable"
 )
 
 // HostStream is the name of the stream that holds the host's own records.
@@ -25,10 +26,12 @@ const HostStream = "firn"
 // Writer writes one image. Its streams may be used by several goroutines at
 // the same time.
 type Writer struct {
-	out  output
-	tmp  *tempFile // nil when the image goes to a pipe
-	id   uint64
-	page uint64
+	out output
+	tmp *tempFile // nil when the image goes to a pipe
+	// packer compresses; nil if nothing does.
+	packer *seekable.Writer
+	id     uint64
+	page   uint64
 	// sequential: bytes can only be appended. All streams then share one
 	// mutex, and at most one of them has an open group.
 	sequential bool
@@ -48,6 +51,8 @@ type Writer struct {
 	streams map[string]*Stream
 	behind  *writeBehind
 	err     error // the first that happened; ends everything
+
+	packed uint64 // size of the file, once it is finished, if it is compressed
 }
 
 // CommitOptions say how an image is finished.
@@ -288,6 +293,7 @@ func (w *Writer) Commit(ctx context.Context, opts CommitOptions) (Totals, error)
 	if err != nil {
 		err = fmt.Errorf("commit image: %w", err)
 		w.behind.stop()
+		w.stopPacker()
 		if w.tmp != nil {
 			err = errors.Join(err, w.tmp.discard())
 		}
@@ -309,11 +315,21 @@ func (w *Writer) finish(ctx context.Context, opts CommitOptions) error {
 		return err
 	}
 	w.behind.stop()
+	if w.packer != nil {
+		p := w.packer
+		w.packer = nil
+		if err := p.Close(); err != nil {
+			return err
+		}
+		w.packed = uint64(p.Written())
+	}
 	if w.tmp == nil {
 		return nil
 	}
-	if err := w.out.(*fileOutput).truncate(w.pos); err != nil {
-		return err
+	if out, ok := w.out.(*fileOutput); ok {
+		if err := out.truncate(w.pos); err != nil {
+			return err
+		}
 	}
 	if opts.Sync {
 		if err := syncFile(ctx, w.tmp.f); err != nil {
@@ -341,6 +357,9 @@ func syncFile(ctx context.Context, f *os.File) error {
 
 func (w *Writer) totals() Totals {
 	t := Totals{FileBytes: w.pos, Streams: map[string]StreamTotals{}}
+	if w.packed != 0 {
+		t.FileBytes = w.packed
+	}
 	for name, s := range w.streams {
 		t.add(name, s.counts.StreamTotals)
 	}
@@ -356,8 +375,17 @@ func (w *Writer) Abort() error {
 	}
 	w.closed = true
 	w.behind.stop()
+	w.stopPacker()
 	if w.tmp == nil {
 		return nil
 	}
 	return w.tmp.discard()
+}
+
+// stopPacker ends the compression of an image that is given up.
+func (w *Writer) stopPacker() {
+	if w.packer != nil {
+		_ = w.packer.Close() // nobody wants what it writes
+		w.packer = nil
+	}
 }

@@ -10,12 +10,14 @@ import (
 
 	"github.com/firn-cr/firn/host/checkpoint"
 	"github.com/firn-cr/firn/host/dispatch"
+	"github.com/firn-cr/firn/host/image"
 	"github.com/firn-cr/firn/host/internal/ui"
 )
 
 func newCheckpoint(g *global) *cobra.Command {
 	cfg := checkpoint.Config{Version: version}
 	var limit ui.Bytes
+	var compress string
 	cmd := &cobra.Command{
 		Use:     "checkpoint PID -o IMAGE",
 		Aliases: []string{"dump"},
@@ -36,6 +38,9 @@ tree goes on as if nothing had happened and no part of an image is left.`,
 			}
 			if cfg.LeaveRunning && cfg.LeaveStopped {
 				return usagef("checkpoint %d: --leave-running and --leave-stopped exclude each other", pid)
+			}
+			if cfg.Compression, err = image.ParseCompression(compress); err != nil {
+				return usagef("checkpoint %d: --compress: %v", pid, err)
 			}
 			if cfg.Log, err = g.log(); err != nil {
 				return err
@@ -60,7 +65,8 @@ tree goes on as if nothing had happened and no part of an image is left.`,
 	f.BoolVarP(&cfg.LeaveRunning, "leave-running", "R", false, "let the tree go on after the checkpoint")
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP) after the checkpoint")
 	f.BoolVar(&cfg.Deferred, "deferred", false, "keep what is saved in memory and write it after the thaw: shorter frozen time")
-	f.Var(&limit, "memory-limit", "memory that --deferred may use (default 10% of RAM)")
+	f.Var(&limit, "memory-limit", "memory that --deferred and --compress may use (default 10% of RAM)")
+	f.StringVar(&compress, "compress", "none", "compress the image: `zstd[:LEVEL]`, with a level from 1 to 22 (default 3)")
 	f.BoolVar(&cfg.NoSync, "no-sync", false, "do not wait until the image is on the disk")
 	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "roll everything back when the checkpoint takes longer")
 	addPluginFlags(f)

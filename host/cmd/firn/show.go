@@ -53,6 +53,7 @@ type shown struct {
 	Mode     string            `json:"mode"`
 	RootPID  int               `json:"root_pid"`
 	Bytes    int64             `json:"bytes_image"`
+	Packed   int64             `json:"bytes_compressed,omitempty"`
 	Plugins  []shownPlugin     `json:"plugins"`
 	Tree     []shownProcess    `json:"tree"`
 	Files    []shownFile       `json:"files"`
@@ -129,7 +130,7 @@ func summary(img *image.Image, host *image.HostRecords) shown {
 	m := img.Manifest()
 	s := shown{
 		Image: img.Path(), Created: time.Unix(0, m.CreatedUnixNano), Firn: m.FirnVersion, Arch: m.Arch,
-		Kernel: m.KernelRelease, Mode: m.Mode, RootPID: int(m.RootPid), Bytes: img.Size(),
+		Kernel: m.KernelRelease, Mode: m.Mode, RootPID: int(m.RootPid), Bytes: img.Size(), Packed: img.Compressed(),
 	}
 	for _, p := range host.Tree.Processes {
 		s.Tree = append(s.Tree, shownProcess{
@@ -229,7 +230,11 @@ func (p *shownPlugin) add(d *image.Descriptions, r sdk.Record, s *shown, keep bo
 
 func (s *shown) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(t, "Image\t%s, %s, %s\n", s.Image, ui.Size(s.Bytes), s.Created.Format(time.RFC3339))
+	size := ui.Size(s.Bytes)
+	if s.Packed != 0 {
+		size += " (compressed: " + ui.Size(s.Packed) + ")"
+	}
+	fmt.Fprintf(t, "Image\t%s, %s, %s\n", s.Image, size, s.Created.Format(time.RFC3339))
 	fmt.Fprintf(t, "Taken by\tfirn %s on Linux %s %s, mode %s\n", s.Firn, s.Kernel, s.Arch, s.Mode)
 	fmt.Fprintf(t, "Root\t%d\n\n", s.RootPID)
 	fmt.Fprintln(t, "PID\tPARENT\tGROUP\tSESSION\tTHREADS\tSTATE\tNAME")
