@@ -88,6 +88,22 @@ func Discover(dirs []string) ([]Binary, error) {
 	return out, errors.Join(errs...)
 }
 
+// pinned are the digests that are recorded in a directory, by file name.
+func pinned(dir string) (map[string]string, error) {
+	sums, err := readSums(dir)
+	if err != nil {
+		return nil, err
+	}
+	locked, err := ReadLock(dir)
+	if err != nil {
+		return nil, err
+	}
+	for name, l := range locked {
+		sums[Prefix+name] = l.SHA256
+	}
+	return sums, nil
+}
+
 // discoverIn finds the plugins in one directory.
 func discoverIn(dir string) ([]Binary, error) {
 	entries, err := os.ReadDir(dir)
@@ -106,7 +122,7 @@ func discoverIn(dir string) ([]Binary, error) {
 			continue
 		}
 		if sums == nil {
-			if sums, err = readSums(dir); err != nil {
+			if sums, err = pinned(dir); err != nil {
 				return nil, err
 			}
 		}

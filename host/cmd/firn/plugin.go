@@ -18,7 +18,7 @@ import (
 func newPlugin(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plugin",
-		Short: "Show the plugins",
+		Short: "Show, add, remove, check and begin plugins",
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -35,6 +35,7 @@ func newPlugin(g *global) *cobra.Command {
 			Args:  oneArg("name of the plugin"),
 			RunE:  func(cmd *cobra.Command, args []string) error { return describePlugin(cmd.Context(), g, args[0]) },
 		},
+		newPluginAdd(g), newPluginRemove(g), newPluginVerify(g), newPluginNew(),
 	)
 	return cmd
 }
