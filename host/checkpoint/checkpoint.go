@@ -14,6 +14,7 @@ import (
 	"github.com/firn-cr/firn/host/dispatch"
 	"github.com/firn-cr/firn/host/failure"
 	"github.com/firn-cr/firn/host/image"
+	"github.com/firn-cr/firn/host/image/delta"
 	"github.com/firn-cr/firn/host/internal/ui"
 	"github.com/firn-cr/firn/host/task"
 	"github.com/firn-cr/firn/sdk"
@@ -49,6 +50,7 @@ type flow struct {
 	frozen  *task.Frozen
 	froze   time.Time
 	writer  *image.Writer
+	base    *delta.Base // of the parent's pages; nil without one
 	notes   []failure.Line
 }
 
@@ -64,6 +66,9 @@ func (f *flow) run(ctx context.Context) (err error) {
 		return err
 	}
 
+	if err := f.readParent(ctx); err != nil {
+		return fmt.Errorf("--parent %s: %w", f.cfg.Parent, err)
+	}
 	if err := f.freeze(ctx); err != nil {
 		return fmt.Errorf("freeze: %w", err)
 	}

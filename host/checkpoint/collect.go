@@ -59,12 +59,13 @@ func (f *flow) collect(ctx context.Context) error {
 
 func (f *flow) createImage() (*image.Writer, error) {
 	m := f.manifest()
-	c := f.cfg.Compression
-	c.Buffered = int64(memoryLimit(f.cfg.MemoryLimit))
-	if f.cfg.Image == "-" {
-		return image.NewCompressedWriter(f.cfg.Stdout, m, c)
+	p := image.Packing{
+		Level: f.cfg.Compression, Base: f.base, Dedup: f.cfg.Dedup, Buffered: int64(memoryLimit(f.cfg.MemoryLimit)),
 	}
-	return image.CreateCompressed(f.cfg.Image, m, c)
+	if f.cfg.Image == "-" {
+		return image.NewPackedWriter(f.cfg.Stdout, m, p)
+	}
+	return image.CreatePacked(f.cfg.Image, m, p)
 }
 
 func (f *flow) manifest() *imagepb.Manifest {

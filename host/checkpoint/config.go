@@ -7,7 +7,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/firn-cr/firn/host/dispatch"
-	"github.com/firn-cr/firn/host/image"
 )
 
 // Config says what to checkpoint and how.
@@ -24,9 +23,13 @@ type Config struct {
 	// MemoryLimit bytes.
 	Deferred    bool
 	MemoryLimit int64
-	// Compression is how the image is compressed. What is saved waits for it in
-	// memory, up to MemoryLimit bytes.
-	Compression image.Compression
+	// Parent is the path of an image whose pages are left out of this one; Dedup
+	// leaves out pages that this one has already; Compression is a level of
+	// zstd(1), 0 for none. What is saved waits for all that in memory, up to
+	// MemoryLimit bytes.
+	Parent      string
+	Dedup       bool
+	Compression int
 	// NoSync leaves writing the image back to the kernel.
 	NoSync bool
 	// Timeout bounds everything from the start to the commit. Zero: no bound
@@ -47,21 +50,25 @@ type Config struct {
 
 // Result is what "firn checkpoint --json" prints.
 type Result struct {
-	Image       string         `json:"image"`
-	RootPID     int            `json:"root_pid"`
-	Tasks       int            `json:"tasks"`
-	Threads     int            `json:"threads"`
-	Resources   int            `json:"resources"`
-	BytesMemory int64          `json:"bytes_memory"`
-	BytesImage  int64          `json:"bytes_image"`
-	Mode        string         `json:"mode"`
-	FreezeMS    float64        `json:"freeze_ms"`
-	FrozenMS    float64        `json:"frozen_ms"`
-	CaptureMS   float64        `json:"capture_ms"`
-	WriteMS     float64        `json:"write_ms"`
-	CommitMS    float64        `json:"commit_ms"`
-	TotalMS     float64        `json:"total_ms"`
-	Plugins     []PluginResult `json:"plugins"`
+	Image       string `json:"image"`
+	RootPID     int    `json:"root_pid"`
+	Tasks       int    `json:"tasks"`
+	Threads     int    `json:"threads"`
+	Resources   int    `json:"resources"`
+	BytesMemory int64  `json:"bytes_memory"`
+	BytesImage  int64  `json:"bytes_image"`
+	Mode        string `json:"mode"`
+	// Parent is the image without which this one is of no use, Tracking how
+	// what has changed since was found: "digests".
+	Parent    string         `json:"parent,omitempty"`
+	Tracking  string         `json:"tracking,omitempty"`
+	FreezeMS  float64        `json:"freeze_ms"`
+	FrozenMS  float64        `json:"frozen_ms"`
+	CaptureMS float64        `json:"capture_ms"`
+	WriteMS   float64        `json:"write_ms"`
+	CommitMS  float64        `json:"commit_ms"`
+	TotalMS   float64        `json:"total_ms"`
+	Plugins   []PluginResult `json:"plugins"`
 	// Notes are differences that a restore will show.
 	Notes []string `json:"notes,omitempty"`
 }

@@ -4,14 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/firn-cr/firn/host/image/imagepb"
-	"github.com/firn-cr/firn/host/image/seekable"
 	"github.com/firn-cr/firn/sdk"
 )
 
@@ -21,7 +19,7 @@ type Image struct {
 	file     *os.File // nil in tests that open bytes
 	r        io.ReaderAt
 	size     uint64
-	packed   int64 // size of the file, if it is compressed
+	content  *content // nil in tests that open bytes
 	header   fileHeader
 	trailer  trailer
 	manifest *imagepb.Manifest
@@ -42,58 +40,45 @@ type stream struct {
 
 // Open opens an image and checks its header, trailer, index, manifest and
 // stream blocks. Damage is a [CorruptError]; a format that is too new is
-// [sdk.ErrVersion].
-func Open(path string) (*Image, error) {
+// [sdk.ErrVersion]. An image that is packed is unpacked, with the help of those
+// that it is based on ([ErrParent]).
+func Open(path string) (*Image, error) { return openAt(path, 0) }
+
+// Glance is [Open] for somebody who wants little of the image: one that is packed
+// is not unpacked as a whole. [Image.File] is nil then.
+func Glance(path string) (*Image, error) { return openAt(path, 1) }
+
+// openAt opens an image. Only that at depth 0 is unpacked as a whole; the others
+// are those that it is based on.
+func openAt(path string, depth int) (*Image, error) {
 	// O_NONBLOCK: a FIFO must not hang the caller.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open image: %w", err)
 	}
-	i, err := OpenFile(f, path)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return i, nil
+	return openFile(f, path, depth)
 }
 
-// OpenFile is like [Open] for a file that is open already. The image owns the
-// file if there is no error.
-func OpenFile(f *os.File, path string) (*Image, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("open image %s: %w", path, err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, &fs.PathError{Op: "open image", Path: path, Err: errors.New("not a regular file")}
-	}
-	if seekable.Is(f) {
-		return openPacked(f, info.Size(), path)
-	}
-	i, err := open(f, info.Size(), path)
+// OpenFile is like [Open] for a file that is open already, which is the image's
+// from then on, and is closed if there is an error.
+func OpenFile(f *os.File, path string) (*Image, error) { return openFile(f, path, 0) }
+
+func openFile(f *os.File, path string, depth int) (*Image, error) {
+	c, err := unpack(f, path, depth)
 	if err != nil {
 		return nil, err
 	}
-	i.file = f
+	if depth == 0 {
+		if err := c.solidify(path); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+	}
+	i, err := open(c.r, c.size, path)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	i.content, i.file = c, c.file
 	return i, nil
-}
-
-// openPacked opens an image that is compressed, with its decompressed content in
-// place of the file.
-func openPacked(f *os.File, size int64, path string) (*Image, error) {
-	content, err := unpack(f, size, path)
-	if err != nil {
-		return nil, err
-	}
-	info, err := content.Stat()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open image %s: %w", path, err), content.Close())
-	}
-	i, err := open(content, info.Size(), path)
-	if err != nil {
-		return nil, errors.Join(err, content.Close())
-	}
-	i.file, i.packed = content, size
-	return i, f.Close()
 }
 
 // open reads what every use of the image needs.
@@ -341,10 +326,10 @@ func (i *Image) ReadBulk(r sdk.Record, b []byte, off int64) error {
 
 // Close closes the file.
 func (i *Image) Close() error {
-	if i.file == nil {
+	if i.content == nil {
 		return nil
 	}
-	return i.file.Close()
+	return i.content.Close()
 }
 
 // damaged makes the error of a part that belongs to no plugin.

@@ -24,7 +24,7 @@ type writeBehind struct {
 // WriteBehind makes the kernel write the image to the disk while it grows. It
 // shortens a Commit with Sync, but slows the writing of streams down if the
 // disk is busy; so call it when the tree no longer stands still. It does
-// nothing for a pipe, or if the image is compressed.
+// nothing for a pipe, or if the image is packed.
 func (w *Writer) WriteBehind() {
 	if w.tmp == nil || w.packer != nil {
 		return

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/firn-cr/firn/host/image/imagepb"
-	"github.com/firn-cr/firn/host/image/seekable"
 )
 
 // HostStream is the name of the stream that holds the host's own records.
@@ -28,8 +27,8 @@ const HostStream = "firn"
 type Writer struct {
 	out output
 	tmp *tempFile // nil when the image goes to a pipe
-	// packer compresses; nil if nothing does.
-	packer *seekable.Writer
+	// packer makes it smaller; nil if nothing does.
+	packer *packer
 	id     uint64
 	page   uint64
 	// sequential: bytes can only be appended. All streams then share one
@@ -52,7 +51,7 @@ type Writer struct {
 	behind  *writeBehind
 	err     error // the first that happened; ends everything
 
-	packed uint64 // size of the file, once it is finished, if it is compressed
+	packed uint64 // size of the file, once it is finished, if it is packed
 }
 
 // CommitOptions say how an image is finished.
@@ -321,7 +320,7 @@ func (w *Writer) finish(ctx context.Context, opts CommitOptions) error {
 		if err := p.Close(); err != nil {
 			return err
 		}
-		w.packed = uint64(p.Written())
+		w.packed = p.written()
 	}
 	if w.tmp == nil {
 		return nil
@@ -382,7 +381,7 @@ func (w *Writer) Abort() error {
 	return w.tmp.discard()
 }
 
-// stopPacker ends the compression of an image that is given up.
+// stopPacker ends the packing of an image that is given up.
 func (w *Writer) stopPacker() {
 	if w.packer != nil {
 		_ = w.packer.Close() // nobody wants what it writes

@@ -24,7 +24,7 @@ func OwnMounts(cfg *Config) (bool, error) {
 	if cfg.NewPIDNamespace {
 		return true, nil
 	}
-	img, err := image.Open(cfg.Image)
+	img, err := image.Glance(cfg.Image)
 	if err != nil {
 		return false, err
 	}

@@ -72,7 +72,7 @@ tree is damaged.`,
 	root.PersistentFlags().StringVar(&g.logLevel, "log-level", envOr("FIRN_LOG", "warn"), "what goes to stderr: off, error, warn, info, debug, trace")
 	root.PersistentFlags().BoolVar(&g.json, "json", false, "print the result as one JSON object")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
-	root.AddCommand(newCheckpoint(g), newRestore(g), newCheck(g), newShow(g), newVerify(g), newPlugin(g), newVersion(g), newServe(g), newServeWorker(g), newServeSubject())
+	root.AddCommand(newCheckpoint(g), newRestore(g), newCheck(g), newShow(g), newVerify(g), newFlatten(g), newPlugin(g), newVersion(g), newServe(g), newServeWorker(g), newServeSubject())
 	return root
 }
 

@@ -53,7 +53,8 @@ type shown struct {
 	Mode     string            `json:"mode"`
 	RootPID  int               `json:"root_pid"`
 	Bytes    int64             `json:"bytes_image"`
-	Packed   int64             `json:"bytes_compressed,omitempty"`
+	Stored   int64             `json:"bytes_stored,omitempty"`
+	Parent   string            `json:"parent,omitempty"`
 	Plugins  []shownPlugin     `json:"plugins"`
 	Tree     []shownProcess    `json:"tree"`
 	Files    []shownFile       `json:"files"`
@@ -107,7 +108,7 @@ type shownNamespace struct {
 }
 
 func show(w io.Writer, g *global, path, records string) (err error) {
-	img, err := image.Open(path)
+	img, err := image.Glance(path)
 	if err != nil {
 		return err
 	}
@@ -130,7 +131,7 @@ func summary(img *image.Image, host *image.HostRecords) shown {
 	m := img.Manifest()
 	s := shown{
 		Image: img.Path(), Created: time.Unix(0, m.CreatedUnixNano), Firn: m.FirnVersion, Arch: m.Arch,
-		Kernel: m.KernelRelease, Mode: m.Mode, RootPID: int(m.RootPid), Bytes: img.Size(), Packed: img.Compressed(),
+		Kernel: m.KernelRelease, Mode: m.Mode, RootPID: int(m.RootPid), Bytes: img.Size(), Stored: img.Stored(), Parent: img.Parent(),
 	}
 	for _, p := range host.Tree.Processes {
 		s.Tree = append(s.Tree, shownProcess{
@@ -231,10 +232,13 @@ func (p *shownPlugin) add(d *image.Descriptions, r sdk.Record, s *shown, keep bo
 func (s *shown) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	size := ui.Size(s.Bytes)
-	if s.Packed != 0 {
-		size += " (compressed: " + ui.Size(s.Packed) + ")"
+	if s.Stored != 0 {
+		size += " (stored: " + ui.Size(s.Stored) + ")"
 	}
 	fmt.Fprintf(t, "Image\t%s, %s, %s\n", s.Image, size, s.Created.Format(time.RFC3339))
+	if s.Parent != "" {
+		fmt.Fprintf(t, "Parent\t%s\n", s.Parent)
+	}
 	fmt.Fprintf(t, "Taken by\tfirn %s on Linux %s %s, mode %s\n", s.Firn, s.Kernel, s.Arch, s.Mode)
 	fmt.Fprintf(t, "Root\t%d\n\n", s.RootPID)
 	fmt.Fprintln(t, "PID\tPARENT\tGROUP\tSESSION\tTHREADS\tSTATE\tNAME")

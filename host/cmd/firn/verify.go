@@ -27,12 +27,15 @@ func newVerify(g *global) *cobra.Command {
 }
 
 func verify(ctx context.Context, g *global, path string) (err error) {
-	img, err := image.Open(path)
+	img, err := image.Glance(path)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, img.Close()) }()
 	if err := img.Verify(ctx); err != nil {
+		return err
+	}
+	if err := verifyParents(ctx, img); err != nil {
 		return err
 	}
 	if _, err := img.HostRecords(); err != nil {
@@ -51,4 +54,20 @@ func verify(ctx context.Context, g *global, path string) (err error) {
 	_, err = fmt.Printf("%s: ok, %s, %s, %s of bulk data\n", path,
 		ui.Size(img.Size()), ui.Count(int(t.Records), "record", "records"), ui.Size(int64(t.BulkBytes)))
 	return err
+}
+
+// verifyParents verifies the images that an image is based on, also what it needs
+// nothing of.
+func verifyParents(ctx context.Context, img *image.Image) error {
+	for path := img.Parent(); path != ""; {
+		parent, err := image.Glance(path)
+		if err != nil {
+			return err
+		}
+		path = parent.Parent()
+		if err := errors.Join(parent.Verify(ctx), parent.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }

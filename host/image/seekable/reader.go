@@ -2,13 +2,12 @@ package seekable
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
+	"slices"
+	"sort"
 	"sync"
-	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -32,19 +31,39 @@ func Is(r io.ReaderAt) bool {
 	return err == nil && bytes.Equal(b, frameMagic)
 }
 
-// File is a compressed file.
+// File is the content of a compressed file. Its methods may be called
+// concurrently.
 type File struct {
 	r      io.ReaderAt
 	frames []frame
+	dec    *zstd.Decoder
+
+	mu    sync.Mutex
+	cache map[int][]byte // contents of frames
+	used  []int          // their numbers, the one that was used last at the end
 }
 
-// Open reads the table of a file. Damage is an [*Error].
+// cached is how many frames are kept: one for each of many readers.
+const cached = 16
+
+// Open reads the table of a file. Damage is an [*Error]. Close it.
 func Open(r io.ReaderAt, size int64) (*File, error) {
 	frames, err := readTable(r, size)
 	if err != nil {
 		return nil, &Error{size, err}
 	}
-	return &File{r, frames}, nil
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxContent))
+	if err != nil {
+		return nil, fmt.Errorf("zstd: %w", err)
+	}
+	return &File{r: r, frames: frames, dec: dec, cache: map[int][]byte{}}, nil
+}
+
+// Close releases what the file holds; the reader that it was opened with is the
+// caller's.
+func (f *File) Close() error {
+	f.dec.Close()
+	return nil
 }
 
 // Size is the length of the content.
@@ -56,62 +75,58 @@ func (f *File) Size() int64 {
 	return last.content + last.contained
 }
 
-// Extract writes the whole content to out, in pieces and from all processors.
-// Damage is an [*Error] with the lowest offset that was found.
-func (f *File) Extract(ctx context.Context, out io.WriterAt) error {
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxContent))
-	if err != nil {
-		return fmt.Errorf("zstd: %w", err)
+// ReadAt implements io.ReaderAt. Damage is an [*Error].
+func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
+	i := sort.Search(len(f.frames), func(i int) bool { return f.frames[i].content+f.frames[i].contained > off })
+	for ; n < len(p); i++ {
+		if i >= len(f.frames) || off < 0 {
+			return n, io.EOF
+		}
+		content, err := f.frame(i)
+		if err != nil {
+			return n, &Error{f.frames[i].offset, err}
+		}
+		n += copy(p[n:], content[off+int64(n)-f.frames[i].content:])
 	}
-	defer dec.Close()
-	var mu sync.Mutex
-	var failed *Error
-	var next atomic.Int64
-	var all sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		all.Go(func() {
-			var packed, content []byte
-			var err error
-			for ctx.Err() == nil {
-				n := int(next.Add(1)) - 1
-				if n >= len(f.frames) {
-					return
-				}
-				fr := f.frames[n]
-				content, packed, err = f.extract(dec, fr, content, packed)
-				if err == nil {
-					_, err = out.WriteAt(content, fr.content)
-				}
-				if err != nil {
-					mu.Lock()
-					if failed == nil || failed.Offset > fr.offset {
-						failed = &Error{fr.offset, err}
-					}
-					mu.Unlock()
-					return
-				}
-			}
-		})
-	}
-	all.Wait()
-	if failed != nil {
-		return failed
-	}
-	return ctx.Err()
+	return n, nil
 }
 
-// extract decompresses one frame; the buffers are used again.
-func (f *File) extract(dec *zstd.Decoder, fr frame, content, packed []byte) ([]byte, []byte, error) {
-	if int64(cap(packed)) < fr.size {
-		packed = make([]byte, fr.size)
+// frame returns the content of a frame.
+func (f *File) frame(i int) ([]byte, error) {
+	f.mu.Lock()
+	content, ok := f.cache[i]
+	if ok {
+		at := slices.Index(f.used, i)
+		f.used = append(slices.Delete(f.used, at, at+1), i)
 	}
-	packed = packed[:fr.size]
+	f.mu.Unlock()
+	if ok {
+		return content, nil
+	}
+	content, err := f.decompress(f.frames[i])
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cache[i] == nil {
+		f.cache[i], f.used = content, append(f.used, i)
+	}
+	if len(f.used) > cached {
+		delete(f.cache, f.used[0])
+		f.used = slices.Delete(f.used, 0, 1)
+	}
+	return content, nil
+}
+
+func (f *File) decompress(fr frame) ([]byte, error) {
+	packed := make([]byte, fr.size)
 	if _, err := f.r.ReadAt(packed, fr.offset); err != nil {
-		return content, packed, err
+		return nil, err
 	}
-	content, err := dec.DecodeAll(packed, content[:0])
+	content, err := f.dec.DecodeAll(packed, make([]byte, 0, fr.contained))
 	if err == nil && int64(len(content)) != fr.contained {
 		err = errors.New("a frame of another length than the table says")
 	}
-	return content, packed, err
+	return content, err
 }
