@@ -37,6 +37,7 @@ type Config struct {
 	Timeout time.Duration
 	// PluginDirs are searched for plugins.
 	PluginDirs []string
+	dispatch.Selection
 	// Warm has plugins that were started already, see [WarmPlugins]; may be nil.
 	Warm *dispatch.Warm
 	// Options are the flags that plugins may look at.

@@ -26,6 +26,7 @@ type plan struct {
 	// claims are those of all plugins that were found, also of the ones that
 	// were not started because nothing is theirs.
 	claims   []sdk.Description
+	rules    []dispatch.Rule
 	procs    []*task.Process
 	pids     *survey.View
 	tree     *sdk.Tree
@@ -100,8 +101,12 @@ func (f *flow) startPlugins(ctx context.Context) error {
 	if len(bins) == 0 {
 		return errors.Join(fmt.Errorf("no plugins in %v: %w", f.cfg.PluginDirs, failure.ErrPlugin), refused)
 	}
+	bins, err := f.cfg.Select(bins)
+	if err != nil {
+		return err
+	}
 	f.bins = bins
-	f.plan = &plan{}
+	f.plan = &plan{rules: f.cfg.Rules}
 	start := bins
 	f.memory = dispatch.Recall(bins, "")
 	if known, ok := f.memory.Descriptions(bins); ok {
@@ -212,7 +217,7 @@ func (p *plan) take(ctx context.Context, procs []*task.Process, running bool) (e
 	for i := range p.tree.Processes {
 		p.tree.Processes[i].Reserved = p.set.Free
 	}
-	p.assigned, err = dispatch.Match(p.claims, p.set.Resources)
+	p.assigned, err = dispatch.Match(p.claims, p.set.Resources, p.rules...)
 	return err
 }
 

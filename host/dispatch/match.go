@@ -36,17 +36,21 @@ func (e *TieError) Error() string {
 // Is makes errors.Is(e, failure.ErrPlugin) true.
 func (e *TieError) Is(target error) bool { return target == failure.ErrPlugin }
 
-// Match gives every resource to the plugin with the most specific claim. What
+// Match gives every resource to the plugin that a rule names, or else to the one
+// with the most specific claim. What
 // is specific is in docs/plugin-protocol.md and in rank. A tie between two
 // plugins is a *[TieError]; the first one found is returned.
-func Match(descs []sdk.Description, resources []sdk.Resource) (Assignment, error) {
+func Match(descs []sdk.Description, resources []sdk.Resource, rules ...Rule) (Assignment, error) {
 	owners, attenders := compile(descs, false), compile(descs, true)
 	a := Assignment{ByPlugin: map[string][]sdk.Resource{}, Attended: map[string][]sdk.Resource{}}
 	for _, r := range resources {
 		s := newSubject(&r)
-		owner, err := best(owners[r.Kind], s)
-		if err != nil {
-			return a, err
+		owner := ruleFor(rules, s)
+		if owner == "" {
+			var err error
+			if owner, err = best(owners[r.Kind], s); err != nil {
+				return a, err
+			}
 		}
 		if owner == "" {
 			a.Unclaimed = append(a.Unclaimed, r)

@@ -12,7 +12,7 @@ import (
 // maxDepth is how long a chain of images may be.
 const maxDepth = 1000
 
-// ErrParent: the image that an image is based on is missing, or is not the one
+// ErrParent tells that the image that an image is based on is missing, or is not the one
 // that it was.
 var ErrParent = errors.New("parent does not fit")
 

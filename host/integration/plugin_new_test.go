@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/firn-cr/firn/host/integration/harness"
@@ -58,7 +59,18 @@ func TestNewPlugin(t *testing.T) {
 	s.ready()
 	res = want(t, harness.StatusDone, f, "check", strconv.Itoa(s.PID))
 	contains(t, res, res.Stdout, "widget")
-	want(t, harness.StatusDone, f, "checkpoint", strconv.Itoa(s.PID), "-o", s.image)
+	// Who takes what can be decided for one run.
+	res = want(t, harness.StatusDone, f, "check", strconv.Itoa(s.PID), "--disable-plugin", "widget")
+	if strings.Contains(res.Stdout, "widget") {
+		t.Errorf("a plugin that is disabled takes something: %s", res)
+	}
+	res = want(t, harness.StatusDone, f, "check", strconv.Itoa(s.PID), "--plugin-for", "file:"+s.Dir+"/log=widget")
+	if strings.Count(res.Stdout, "widget") < 2 {
+		t.Errorf("the rule does not hold: %s", res)
+	}
+	want(t, harness.StatusUsage, f, "check", strconv.Itoa(s.PID), "--plugin-for", "file:/x=nobody")
+	want(t, harness.StatusUsage, f, "check", strconv.Itoa(s.PID), "--disable-plugin", "nobody")
+	want(t, harness.StatusDone, f, "checkpoint", strconv.Itoa(s.PID), "-o", s.image, "--plugin-for", "file:"+s.Dir+"/*=widget")
 	s.Forget()
 	want(t, harness.StatusDone, f, "restore", "-d", s.image)
 	s.unharmed()

@@ -66,6 +66,9 @@ func checkTree(ctx context.Context, cmd *cobra.Command, g *global, pid int, free
 		return err
 	}
 	cfg := checkpoint.Config{PID: pid, Log: log, PluginDirs: dispatch.PluginDirs(), Warm: g.warm, Options: options}
+	if cfg.Selection, err = selection(cmd); err != nil {
+		return err
+	}
 	report, err := checkpoint.Check(ctx, cfg, freeze)
 	if err != nil {
 		return &commandError{fmt.Sprintf("check %d", pid), err}

@@ -49,6 +49,9 @@ tree goes on as if nothing had happened and no part of an image is left.`,
 			if cfg.Options, err = pluginOptions(cmd); err != nil {
 				return err
 			}
+			if cfg.Selection, err = selection(cmd); err != nil {
+				return err
+			}
 			cfg.PluginDirs, cfg.Warm = dispatch.PluginDirs(), g.warm
 			progress := ui.NewProgress(os.Stderr)
 			cfg.Progress = progress.Show

@@ -128,6 +128,27 @@ func addPluginFlags(f *pflag.FlagSet) {
 	f.Bool("ext-unix-sk", false, "allow unix datagram sockets that are connected to a socket outside of the tree")
 	f.Bool(shellJob, false, "leave a terminal behind whose other side is outside of the tree")
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
+	f.StringArray("plugin-for", nil, "give resources to a plugin whatever others claim: `KIND:PATTERN=PLUGIN`, where KIND is file, mapping or namespace; may be repeated")
+	f.StringArray("disable-plugin", nil, "do not use the plugin `NAME` in this run; may be repeated")
+}
+
+// selection reads the flags that say which plugins take part.
+func selection(cmd *cobra.Command) (s dispatch.Selection, err error) {
+	if s.Disabled, err = cmd.Flags().GetStringArray("disable-plugin"); err != nil {
+		return s, err
+	}
+	rules, err := cmd.Flags().GetStringArray("plugin-for")
+	if err != nil {
+		return s, err
+	}
+	for _, text := range rules {
+		r, err := dispatch.ParseRule(text)
+		if err != nil {
+			return s, fmt.Errorf("--plugin-for %w", err)
+		}
+		s.Rules = append(s.Rules, r)
+	}
+	return s, nil
 }
 
 // pluginOptions collects the flags that were given on the command line; plugins
