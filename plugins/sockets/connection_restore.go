@@ -269,22 +269,27 @@ func (c *restored) bringToState() error {
 		}
 		return nil
 	}
-	segment := func(flags byte, acked uint32) error {
+	send := func(flags byte, acked uint32) error {
 		t := c.tuple()
-		return sendSegment(t.remote, t.local, m.GetReceiveSeq()+m.GetReceiveLength(), acked, flags)
+		// No larger window than the peer has had: the kernel would compute the size
+		// of segments from it.
+		window := m.GetWindow().GetSend() >> m.GetSendScale()
+		return sendSegment(t.remote, t.local, segment{
+			seq: m.GetReceiveSeq() + m.GetReceiveLength(), ack: acked, flags: flags, window: uint16(min(window, 0xffff)),
+		})
 	}
 	var err error
 	switch c.state() {
 	case stateFinWait1:
 		err = shut()
 	case stateFinWait2:
-		err = errors.Join(shut(), segment(flagACK, m.GetSendSeq()))
+		err = errors.Join(shut(), send(flagACK, m.GetSendSeq()))
 	case stateCloseWait:
-		err = segment(flagACK|flagFIN, m.GetSendSeq())
+		err = send(flagACK|flagFIN, m.GetSendSeq())
 	case stateClosing:
-		err = errors.Join(shut(), segment(flagACK|flagFIN, m.GetSendSeq()))
+		err = errors.Join(shut(), send(flagACK|flagFIN, m.GetSendSeq()))
 	case stateLastAck:
-		if err = segment(flagACK|flagFIN, m.GetSendSeq()); err == nil {
+		if err = send(flagACK|flagFIN, m.GetSendSeq()); err == nil {
 			err = c.await(stateCloseWait)
 		}
 		if err == nil {

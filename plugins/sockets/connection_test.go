@@ -71,13 +71,18 @@ func connect(t *testing.T, kind string) *link {
 	return c
 }
 
-func (c *link) state() uint8 {
+func (c *link) info() *unix.TCPInfo {
 	c.t.Helper()
 	info, err := unix.GetsockoptTCPInfo(c.fd, unix.SOL_TCP, unix.TCP_INFO)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return info.State
+	return info
+}
+
+func (c *link) state() uint8 {
+	c.t.Helper()
+	return c.info().State
 }
 
 func (c *link) await(state uint8) {
@@ -150,10 +155,15 @@ func (c *link) wait(fd int) {
 // and that the state is as before.
 func (c *link) carry() {
 	c.t.Helper()
-	before := c.state()
+	before := c.info()
 	fdtest.Dump(c.t, New(), carried, c.fd).Restore()
-	if now := c.state(); now != before {
-		c.t.Errorf("in state %d after the restore, was %d", now, before)
+	now := c.info()
+	if now.State != before.State {
+		c.t.Errorf("in state %d after the restore, was %d", now.State, before.State)
+	}
+	// Larger ones than half a window wait for a timer each.
+	if before.State != stateSynSent && now.Snd_mss > before.Snd_mss {
+		c.t.Errorf("sends segments of %d bytes, sent ones of %d", now.Snd_mss, before.Snd_mss)
 	}
 }
 

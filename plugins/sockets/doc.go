@@ -3,7 +3,7 @@
 // what is queued in both directions.
 //
 // What cannot be carried is refused by name before anything is written:
-// connections that wait to be accepted, datagrams that were not read, descriptors
+// connections that wait to be accepted, descriptors
 // in flight.
 //
 //	tcp          listeners, and sockets without a connection

@@ -55,6 +55,11 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		if err := req.Records.Emit(ctx, it.kind, it.res.Object, it.msg); err != nil {
 			return err
 		}
+		for _, m := range it.datagrams {
+			if err := req.Records.Emit(ctx, kindDatagram, it.res.Object, m); err != nil {
+				return err
+			}
+		}
 		for _, m := range it.streams {
 			if err := req.Records.Emit(ctx, kindStream, it.res.Object, m); err != nil {
 				return err

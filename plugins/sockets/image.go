@@ -25,8 +25,9 @@ type inetRecord struct {
 	object uint64
 	msg    *socketspb.Inet
 	fd     int
-	// streams are the queues of a connection.
-	streams []*socketspb.Stream
+	// streams are the queues of a connection, datagrams that of a UDP socket.
+	streams   []*socketspb.Stream
+	datagrams []*socketspb.Datagram
 }
 
 // unixRecord is a unix socket and, in a restore, its descriptor.
@@ -99,19 +100,37 @@ func (im *image) add(r sdk.Record) error {
 			return corrupt(r.Kind, r.Object, "no socket for it")
 		}
 		u.queue = append(u.queue, m)
+	case kindDatagram:
+		m := &socketspb.Datagram{}
+		if err := r.Decode(m); err != nil {
+			return err
+		}
+		last := im.lastInet(r.Object)
+		if last == nil || last.msg.GetSocket().GetType() != unix.SOCK_DGRAM || last.msg.GetLocal() == nil || len(m.GetData()) > maxDatagram {
+			return corrupt(r.Kind, r.Object, "no socket that could have received it")
+		}
+		last.datagrams = append(last.datagrams, m)
 	case kindStream:
 		m := &socketspb.Stream{}
 		if err := r.Decode(m); err != nil {
 			return err
 		}
-		// The queues of a connection follow it.
-		if n := len(im.inet); n == 0 || im.inet[n-1].object != r.Object || im.inet[n-1].msg.GetConnection() == nil {
+		last := im.lastInet(r.Object)
+		if last == nil || last.msg.GetConnection() == nil {
 			return corrupt(r.Kind, r.Object, "no connection for it")
 		}
-		last := im.inet[len(im.inet)-1]
 		last.streams = append(last.streams, m)
 	default:
 		return fmt.Errorf("record kind %d: %w", r.Kind, sdk.ErrVersion)
+	}
+	return nil
+}
+
+// lastInet is the socket that was added last, if it is the one that a queue is of:
+// queues follow their sockets.
+func (im *image) lastInet(object uint64) *inetRecord {
+	if n := len(im.inet); n > 0 && im.inet[n-1].object == object {
+		return im.inet[n-1]
 	}
 	return nil
 }

@@ -80,6 +80,9 @@ func listenInet(r *inetRecord) error {
 			return fmt.Errorf("connect to %s: %w", addrPort(remote), err)
 		}
 	}
+	if err := refill(r); err != nil {
+		return err
+	}
 	if r.msg.GetListening() {
 		if err := unix.Listen(r.fd, int(r.msg.GetBacklog())); err != nil {
 			return fmt.Errorf("listen on %s: %w", addrPort(r.msg.GetLocal()), err)

@@ -12,10 +12,11 @@ import (
 
 // Kinds of records. Never reuse a number.
 const (
-	kindInet    uint32 = 1
-	kindUnix    uint32 = 2
-	kindMessage uint32 = 3
-	kindStream  uint32 = 4
+	kindInet     uint32 = 1
+	kindUnix     uint32 = 2
+	kindMessage  uint32 = 3
+	kindStream   uint32 = 4
+	kindDatagram uint32 = 5
 )
 
 // plugin carries sockets.
@@ -72,6 +73,7 @@ func (*plugin) Describe() sdk.Description {
 			{Kind: kindUnix, Version: 1, Message: &socketspb.Unix{}},
 			{Kind: kindMessage, Version: 1, Message: &socketspb.Message{}},
 			{Kind: kindStream, Version: 1, Message: &socketspb.Stream{}},
+			{Kind: kindDatagram, Version: 1, Message: &socketspb.Datagram{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_NET_ADMIN", "CAP_NET_RAW"},
 	}

@@ -44,6 +44,8 @@ type item struct {
 	msg  proto.Message
 	// queue is what it has received, for unix sockets.
 	queue []*socketspb.Message
+	// datagrams are what it has received, for UDP sockets.
+	datagrams []*socketspb.Datagram
 	// streams are its queues, for TCP connections.
 	streams []*socketspb.Stream
 }

@@ -26,8 +26,9 @@ func (s *survey) examineUDP(it *item, fd int, sock *socketspb.Socket) error {
 		return fmt.Errorf("read length of queue: %w", err)
 	}
 	// An empty datagram shows in poll only.
-	if queued > 0 || p.has(unix.POLLIN) && !p.has(pollRDHUP|unix.POLLERR) {
-		s.block(it, name+": datagrams that were not read", "let the program read them first")
+	waiting := queued > 0 || p.has(unix.POLLIN) && !p.has(pollRDHUP|unix.POLLERR)
+	if waiting && p.has(unix.POLLERR) {
+		s.block(it, name+": datagrams behind an error that the program has not seen yet", "let the program read them first")
 		return nil
 	}
 	if corked, _ := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_CORK); corked != 0 {
@@ -53,7 +54,19 @@ func (s *survey) examineUDP(it *item, fd int, sock *socketspb.Socket) error {
 	if err != nil {
 		return err
 	}
-	it.kind, it.msg = kindInet, &socketspb.Inet{Socket: sock, Local: local, Remote: remote, Memberships: groups}
+	msg := &socketspb.Inet{Socket: sock, Local: local, Remote: remote, Memberships: groups}
+	if waiting && s.frozen {
+		list, err := peekDatagrams(fd)
+		if err != nil {
+			return err
+		}
+		if why := unsendable(msg, list); why != "" {
+			s.block(it, fmt.Sprintf("%s: datagrams that were not read and could not be put back: %s", name, why), "let the program read them first")
+			return nil
+		}
+		it.datagrams = list
+	}
+	it.kind, it.msg = kindInet, msg
 	return nil
 }
 
