@@ -3,8 +3,7 @@
 // what is queued in both directions.
 //
 // What cannot be carried is refused by name before anything is written:
-// connections that wait to be accepted, descriptors
-// in flight.
+// connections that wait to be accepted, descriptors in flight.
 //
 //	tcp          listeners, and sockets without a connection
 //	connection   TCP connections: what a checkpoint holds (connection.go), how they

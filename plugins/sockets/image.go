@@ -68,28 +68,47 @@ func readImage(records sdk.Records) (*image, error) {
 func (im *image) add(r sdk.Record) error {
 	switch r.Kind {
 	case kindInet:
-		m := &socketspb.Inet{}
-		if err := r.Decode(m); err != nil {
-			return err
-		}
-		if f := m.GetSocket().GetFamily(); f != unix.AF_INET && f != unix.AF_INET6 {
-			return corrupt(r.Kind, r.Object, "family %d", f)
-		}
-		im.inet = append(im.inet, &inetRecord{object: r.Object, msg: m, fd: -1})
+		return im.addInet(r)
 	case kindUnix:
-		m := &socketspb.Unix{}
-		if err := r.Decode(m); err != nil {
-			return err
-		}
-		if im.byObject[r.Object] != nil {
-			return corrupt(r.Kind, r.Object, "second record")
-		}
-		if m.GetSocket().GetFamily() != unix.AF_UNIX {
-			return corrupt(r.Kind, r.Object, "family %d", m.GetSocket().GetFamily())
-		}
-		u := &unixRecord{object: r.Object, msg: m, fd: -1, node: -1}
-		im.unix = append(im.unix, u)
-		im.byObject[r.Object] = u
+		return im.addUnix(r)
+	case kindMessage, kindDatagram, kindStream:
+		return im.addQueued(r)
+	}
+	return fmt.Errorf("record kind %d: %w", r.Kind, sdk.ErrVersion)
+}
+
+func (im *image) addInet(r sdk.Record) error {
+	m := &socketspb.Inet{}
+	if err := r.Decode(m); err != nil {
+		return err
+	}
+	if f := m.GetSocket().GetFamily(); f != unix.AF_INET && f != unix.AF_INET6 {
+		return corrupt(r.Kind, r.Object, "family %d", f)
+	}
+	im.inet = append(im.inet, &inetRecord{object: r.Object, msg: m, fd: -1})
+	return nil
+}
+
+func (im *image) addUnix(r sdk.Record) error {
+	m := &socketspb.Unix{}
+	if err := r.Decode(m); err != nil {
+		return err
+	}
+	if im.byObject[r.Object] != nil {
+		return corrupt(r.Kind, r.Object, "second record")
+	}
+	if m.GetSocket().GetFamily() != unix.AF_UNIX {
+		return corrupt(r.Kind, r.Object, "family %d", m.GetSocket().GetFamily())
+	}
+	u := &unixRecord{object: r.Object, msg: m, fd: -1, node: -1}
+	im.unix = append(im.unix, u)
+	im.byObject[r.Object] = u
+	return nil
+}
+
+// addQueued adds a part of a queue to its socket.
+func (im *image) addQueued(r sdk.Record) error {
+	switch r.Kind {
 	case kindMessage:
 		m := &socketspb.Message{}
 		if err := r.Decode(m); err != nil {
@@ -120,8 +139,6 @@ func (im *image) add(r sdk.Record) error {
 			return corrupt(r.Kind, r.Object, "no connection for it")
 		}
 		last.streams = append(last.streams, m)
-	default:
-		return fmt.Errorf("record kind %d: %w", r.Kind, sdk.ErrVersion)
 	}
 	return nil
 }
