@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/firn-cr/firn/host/checkpoint"
 	"github.com/firn-cr/firn/host/dispatch"
@@ -63,19 +64,22 @@ tree goes on as if nothing had happened and no part of an image is left.`,
 			return printCheckpoint(g, resultWriter(cfg.Image), &res)
 		},
 	}
-	f := cmd.Flags()
+	addCheckpointFlags(cmd.Flags(), &cfg, &limit, &compress)
+	return cmd
+}
+
+func addCheckpointFlags(f *pflag.FlagSet, cfg *checkpoint.Config, limit *ui.Bytes, compress *string) {
 	f.StringVarP(&cfg.Image, "output", "o", "", "the image to write; - is stdout")
 	f.BoolVarP(&cfg.LeaveRunning, "leave-running", "R", false, "let the tree go on after the checkpoint")
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP) after the checkpoint")
 	f.BoolVar(&cfg.Deferred, "deferred", false, "keep what is saved in memory and write it after the thaw: shorter frozen time")
-	f.Var(&limit, "memory-limit", "memory that --deferred, --compress, --parent and --dedup may use (default 10% of RAM)")
+	f.Var(limit, "memory-limit", "memory that --deferred, --compress, --parent and --dedup may use (default 10% of RAM)")
 	f.StringVar(&cfg.Parent, "parent", "", "leave out what the image `BASE` has: the new image needs it")
 	f.BoolVar(&cfg.Dedup, "dedup", false, "store equal pages once")
-	f.StringVar(&compress, "compress", "none", "compress the image: `zstd[:LEVEL]`, with a level from 1 to 22 (default 3)")
+	f.StringVar(compress, "compress", "none", "compress the image: `zstd[:LEVEL]`, with a level from 1 to 22 (default 3)")
 	f.BoolVar(&cfg.NoSync, "no-sync", false, "do not wait until the image is on the disk")
 	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "roll everything back when the checkpoint takes longer")
 	addPluginFlags(f)
-	return cmd
 }
 
 // resultWriter keeps the report out of an image that goes to stdout.
