@@ -113,6 +113,10 @@ func (h *mirrorHost) RunTapes(_ context.Context, runs []tape.Run) ([]tape.Outcom
 	h.runs = runs
 	return h.outcomes, nil
 }
+func (h *mirrorHost) Snapshot(_ context.Context, pids []int) ([]sdk.Snapshot, error) {
+	return make([]sdk.Snapshot, len(pids)), nil
+}
+
 func (h *mirrorHost) Trace(context.Context, []int) ([]sdk.TraceInfo, error) { return h.traces, nil }
 func (h *mirrorHost) Progress(int64, int64)                                 {}
 

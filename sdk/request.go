@@ -206,8 +206,25 @@ type Host interface {
 	// Trace returns, for each thread, what only its tracer can read. Only while
 	// the tree is frozen.
 	Trace(ctx context.Context, tids []int) ([]TraceInfo, error)
+	// Snapshot copies the address spaces of frozen processes, given by their PIDs,
+	// as fork(2) does: the memory of the processes that it returns is that of this
+	// moment, and stays it until the session ends, also when the tree runs again.
+	// They never run. Shared mappings, and what madvise(2) has excluded by
+	// MADV_DONTFORK or MADV_WIPEONFORK, are not copied. Read them through
+	// /proc/PID/mem: process_vm_readv(2) would copy every page that is still
+	// shared. One answer per process, in order; only while the tree is frozen.
+	Snapshot(ctx context.Context, pids []int) ([]Snapshot, error)
 	// Progress tells how far a long phase is, in bytes or objects of total.
 	Progress(done, total int64)
+}
+
+// Snapshot is a copy of an address space.
+type Snapshot struct {
+	// PID is the process that has it.
+	PID int
+	// Err is why there is none: the process may have as many as it is allowed,
+	// or the machine no memory for its page tables.
+	Err error
 }
 
 // TraceInfo is what only the tracer of a thread can read.

@@ -189,6 +189,27 @@ func (s *services) Trace(ctx context.Context, tids []int) ([]TraceInfo, error) {
 	return out, nil
 }
 
+// Snapshot implements [Host].
+func (s *services) Snapshot(ctx context.Context, pids []int) ([]Snapshot, error) {
+	m := &pb.Snapshot{}
+	for _, pid := range pids {
+		m.Pids = append(m.Pids, int32(pid))
+	}
+	reply, err := s.call(ctx, &pb.ServiceCall{Call: &pb.ServiceCall_Snapshot{Snapshot: m}})
+	if err != nil {
+		return nil, fmt.Errorf("copy %d processes: %w", len(pids), err)
+	}
+	copies := reply.GetCopies().GetCopies()
+	if len(copies) != len(pids) {
+		return nil, fmt.Errorf("copy %d processes: %d answers: %w", len(pids), len(copies), ErrCorrupt)
+	}
+	out := make([]Snapshot, 0, len(copies))
+	for _, c := range copies {
+		out = append(out, Snapshot{PID: int(c.GetPid()), Err: remote.Decode(c.GetError())})
+	}
+	return out, nil
+}
+
 // Progress implements [Host]. Reports that come too fast are dropped, but
 // never the last one.
 func (s *services) Progress(done, total int64) {

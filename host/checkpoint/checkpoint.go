@@ -48,6 +48,7 @@ type flow struct {
 	plan    *plan
 	roots   task.Roots
 	frozen  *task.Frozen
+	thawed  *task.Frozen // what frozen was
 	froze   time.Time
 	writer  *image.Writer
 	base    *delta.Base // of the parent's pages; nil without one
@@ -115,7 +116,8 @@ func (f *flow) release(ctx context.Context, failed error) error {
 		if err := f.frozen.Thaw(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("thaw the tree: %w: %w", err, failure.ErrDamaged))
 		}
-		f.frozen = nil
+		f.frozen, f.thawed = nil, f.frozen
 	}
+	errs = append(errs, f.dropSnapshots(ctx))
 	return errors.Join(errs...)
 }

@@ -29,7 +29,7 @@ func (f *flow) thaw(ctx context.Context) error {
 		return fmt.Errorf("thaw: %w", err)
 	}
 	f.res.FrozenMS = ui.MS(time.Since(f.froze))
-	f.frozen = nil
+	f.frozen, f.thawed = nil, f.frozen
 	return nil
 }
 
@@ -45,10 +45,24 @@ func (f *flow) drain(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := f.dropSnapshots(ctx); err != nil {
+		return err
+	}
 	if err := f.plugins.Drain(ctx); err != nil {
 		return err
 	}
 	f.res.WriteMS = ui.MS(time.Since(start))
+	return nil
+}
+
+// dropSnapshots ends what plugins have read of after the thaw.
+func (f *flow) dropSnapshots(ctx context.Context) error {
+	if f.thawed == nil {
+		return nil
+	}
+	if err := f.thawed.DropSnapshots(ctx); err != nil {
+		return fmt.Errorf("end the copies of processes: %w", err)
+	}
 	return nil
 }
 

@@ -19,6 +19,8 @@ type Config struct {
 	// LeaveRunning thaws the tree, LeaveStopped leaves it stopped by SIGSTOP;
 	// without either it is ended once the image is safe.
 	LeaveRunning, LeaveStopped bool
+	// Live copies memory while the tree runs again; it implies LeaveRunning.
+	Live bool
 	// Deferred keeps what plugins emit in memory until after the thaw, up to
 	// MemoryLimit bytes.
 	Deferred    bool

@@ -99,7 +99,10 @@ func (f *flow) closePlugins(ctx context.Context, failed error) error {
 }
 
 func (f *flow) mode() string {
-	if f.cfg.Deferred {
+	switch {
+	case f.cfg.Live:
+		return "live"
+	case f.cfg.Deferred:
 		return "deferred"
 	}
 	return "stop"

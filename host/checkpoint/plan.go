@@ -350,6 +350,14 @@ func (h *hostServices) Trace(ctx context.Context, tids []int) ([]sdk.TraceInfo, 
 	return h.flow.frozen.Trace(ctx, tids)
 }
 
+// Snapshot implements [sdk.Host].
+func (h *hostServices) Snapshot(ctx context.Context, pids []int) ([]sdk.Snapshot, error) {
+	if h.flow.frozen == nil {
+		return nil, errNotFrozen
+	}
+	return h.flow.frozen.Snapshot(ctx, pids)
+}
+
 // Progress implements [sdk.Host].
 func (h *hostServices) Progress(done, total int64) {
 	if h.flow.cfg.Progress != nil {

@@ -301,6 +301,11 @@ func (h *hostServices) Trace(context.Context, []int) ([]sdk.TraceInfo, error) {
 	return nil, fmt.Errorf("trace in a restore: %w", sdk.ErrUnsupported)
 }
 
+// Snapshot implements [sdk.Host].
+func (h *hostServices) Snapshot(context.Context, []int) ([]sdk.Snapshot, error) {
+	return nil, fmt.Errorf("copy processes in a restore: %w", sdk.ErrUnsupported)
+}
+
 // Progress implements [sdk.Host].
 func (h *hostServices) Progress(done, total int64) {
 	if h.flow.cfg.Progress != nil {

@@ -46,6 +46,8 @@ type Frozen struct {
 	// groups are frozen again when the tasks are let go.
 	groups *Groups
 	done   bool
+	// snapshots are processes that are to be ended.
+	snapshots []HostPID
 	// init is [Roots.Init], which ends with the tree; nil without one.
 	init *Process
 }

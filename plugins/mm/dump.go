@@ -70,7 +70,13 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 	if err != nil {
 		return err
 	}
-	return captureAll(ctx, req, append(all, shared...))
+	all = append(all, shared...)
+	if req.Enabled("live") {
+		if all, err = p.postpone(ctx, req, all); err != nil {
+			return err
+		}
+	}
+	return p.captureAll(ctx, req, all)
 }
 
 // frozenSpaces returns what Check has read of the frozen tree, or reads it.
@@ -218,8 +224,10 @@ func (d *dump) pages(ctx context.Context, sp *space) (jobs []job, err error) {
 			return nil, err
 		}
 	}
-	for _, group := range cutRuns(c.pages, bulkSize) {
-		jobs = append(jobs, job{space: sp, runs: group})
+	for _, part := range sp.partition(c.pages) {
+		for _, group := range cutRuns(part.runs, bulkSize) {
+			jobs = append(jobs, job{space: sp, runs: group, copied: part.copied})
+		}
 	}
 	return jobs, nil
 }
@@ -259,8 +267,8 @@ func (sp *space) record(exe uint32) (*mmpb.AddressSpace, error) {
 }
 
 // captureAll does all jobs, from several goroutines.
-func captureAll(ctx context.Context, req *sdk.DumpRequest, jobs []job) (err error) {
-	c := &capture{emit: req.Records, host: req.Host}
+func (p *plugin) captureAll(ctx context.Context, req *sdk.DumpRequest, jobs []job) (err error) {
+	c := &capture{emit: req.Records, host: req.Host, next: &p.bulk}
 	for i := range jobs {
 		c.total += int64(runBytes(jobs[i].runs))
 	}

@@ -28,6 +28,8 @@ type job struct {
 	space  *space
 	shared *sharedObject
 	runs   []run
+	// copied tells that a copy of the process has the pages, too.
+	copied bool
 }
 
 // capture copies pages into records. Each goroutine has its own worker.
@@ -35,7 +37,7 @@ type capture struct {
 	emit sdk.Emitter
 	host sdk.Host
 	// next is the number of the next bulk record.
-	next atomic.Uint64
+	next *atomic.Uint64
 	// done and total are in bytes, for the progress.
 	done  atomic.Int64
 	total int64
@@ -176,6 +178,10 @@ func (w *worker) readPages(sp *space, runs []run, mem []byte) error {
 // process has to have the right to read what process_vm_readv(2) reads.
 func (w *worker) lookUp(sp *space, r run) error {
 	w.entries = w.entries[:0]
+	if sp.snapshot {
+		w.pin = false // what is not shared now may be in a moment
+		return nil
+	}
 	readable := sp.readableAt(r)
 	w.pin = readable && sp.aloneAt(r)
 	if w.pin || !readable {

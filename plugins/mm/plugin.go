@@ -3,6 +3,7 @@ package mm
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"github.com/firn-cr/firn/plugins/mm/mmpb"
 	"github.com/firn-cr/firn/sdk"
@@ -29,7 +30,11 @@ type plugin struct {
 	mu      sync.Mutex
 	running []*space // what Check has read of the running tree, for Prepare
 	frozen  []*space // what Check has read of the frozen tree, for Dump
+	later   []job    // what Dump has left to Thawed
 	image   *image   // what CheckImage has read, for RestoreMemory
+
+	// bulk is the number of the last bulk record.
+	bulk atomic.Uint64
 }
 
 // New returns the plugin.
@@ -58,6 +63,9 @@ func (*plugin) Describe() sdk.Description {
 // Abort implements [sdk.Aborter].
 func (p *plugin) Abort(context.Context) error {
 	p.forget()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.later = nil
 	return nil
 }
 

@@ -26,7 +26,9 @@ type space struct {
 	exe  *file
 	// exeErr says why exe is nil.
 	exeErr error
-	info   inquiry
+	// snapshot tells that pid is a copy of the process.
+	snapshot bool
+	info     inquiry
 }
 
 // depth is how thoroughly processes are read.

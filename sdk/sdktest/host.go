@@ -2,6 +2,7 @@ package sdktest
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"syscall"
 
@@ -61,6 +62,15 @@ func (h *Host) Trace(_ context.Context, tids []int) ([]sdk.TraceInfo, error) {
 			info = h.Tracer(tid)
 		}
 		out = append(out, info)
+	}
+	return out, nil
+}
+
+// Snapshot implements sdk.Host: nobody can be copied here.
+func (h *Host) Snapshot(_ context.Context, pids []int) ([]sdk.Snapshot, error) {
+	out := make([]sdk.Snapshot, len(pids))
+	for i := range out {
+		out[i].Err = fmt.Errorf("a fake host: %w", sdk.ErrUnsupported)
 	}
 	return out, nil
 }

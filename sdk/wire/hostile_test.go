@@ -112,6 +112,10 @@ func (r refusing) RunTapes(context.Context, []tape.Run) ([]tape.Outcome, error) 
 	r.t.Error("a bad tape came through")
 	return nil, nil
 }
+func (r refusing) Snapshot(_ context.Context, pids []int) ([]sdk.Snapshot, error) {
+	return make([]sdk.Snapshot, len(pids)), nil
+}
+
 func (r refusing) Trace(context.Context, []int) ([]sdk.TraceInfo, error) {
 	return nil, sdk.ErrTaskGone
 }

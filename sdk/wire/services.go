@@ -82,6 +82,8 @@ func (l *hostLoop) dispatch(ctx context.Context, call *pb.ServiceCall) {
 		l.start(call.GetId(), func() (*pb.ServiceReply, error) { return l.runTapes(ctx, c.RunTapes) })
 	case *pb.ServiceCall_Trace:
 		l.start(call.GetId(), func() (*pb.ServiceReply, error) { return l.trace(ctx, c.Trace) })
+	case *pb.ServiceCall_Snapshot:
+		l.start(call.GetId(), func() (*pb.ServiceReply, error) { return l.snapshot(ctx, c.Snapshot) })
 	case *pb.ServiceCall_Flush:
 		l.start(call.GetId(), func() (*pb.ServiceReply, error) { return l.flush(ctx, c.Flush.GetWritten()) })
 	default:
@@ -150,4 +152,20 @@ func (l *hostLoop) trace(ctx context.Context, m *pb.Trace) (*pb.ServiceReply, er
 		return nil, err
 	}
 	return &pb.ServiceReply{Traces: tracesToWire(infos)}, nil
+}
+
+func (l *hostLoop) snapshot(ctx context.Context, m *pb.Snapshot) (*pb.ServiceReply, error) {
+	pids := make([]int, 0, len(m.GetPids()))
+	for _, pid := range m.GetPids() {
+		pids = append(pids, int(pid))
+	}
+	copies, err := l.cfg.Host.Snapshot(ctx, pids)
+	if err != nil {
+		return nil, err
+	}
+	out := &pb.Copies{}
+	for _, c := range copies {
+		out.Copies = append(out.Copies, &pb.Copy{Pid: int32(c.PID), Error: remote.Encode(c.Err)})
+	}
+	return &pb.ServiceReply{Copies: out}, nil
 }

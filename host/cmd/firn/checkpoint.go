@@ -46,9 +46,18 @@ tree goes on as if nothing had happened and no part of an image is left.`,
 			if cfg.Log, err = g.log(); err != nil {
 				return err
 			}
+			if cfg.Live {
+				if cfg.LeaveStopped {
+					return usagef("checkpoint %d: --live and --leave-stopped exclude each other", pid)
+				}
+				cfg.LeaveRunning = true
+			}
 			cfg.PID, cfg.MemoryLimit, cfg.Stdout = pid, int64(limit), os.Stdout
 			if cfg.Options, err = pluginOptions(cmd); err != nil {
 				return err
+			}
+			if cfg.Live {
+				cfg.Options["leave-running"] = "true"
 			}
 			if cfg.Selection, err = selection(cmd); err != nil {
 				return err
@@ -72,6 +81,7 @@ func addCheckpointFlags(f *pflag.FlagSet, cfg *checkpoint.Config, limit *ui.Byte
 	f.StringVarP(&cfg.Image, "output", "o", "", "the image to write; - is stdout")
 	f.BoolVarP(&cfg.LeaveRunning, "leave-running", "R", false, "let the tree go on after the checkpoint")
 	f.BoolVarP(&cfg.LeaveStopped, "leave-stopped", "s", false, "leave the tree stopped (SIGSTOP) after the checkpoint")
+	f.BoolVar(&cfg.Live, "live", false, "copy memory while the tree runs again: it stands still for everything else only; implies --leave-running")
 	f.BoolVar(&cfg.Deferred, "deferred", false, "keep what is saved in memory and write it after the thaw: shorter frozen time")
 	f.Var(limit, "memory-limit", "memory that --deferred, --compress, --parent and --dedup may use (default 10% of RAM)")
 	f.StringVar(&cfg.Parent, "parent", "", "leave out what the image `BASE` has: the new image needs it")

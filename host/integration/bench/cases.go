@@ -38,19 +38,23 @@ var loads = []load{
 // modes are compared by the time that the tree stands still.
 var modes = []load{
 	{"64 MiB", []string{"memory", "64"}, 64 << 20},
+	{"1 GiB", []string{"memory", "1024"}, 1 << 30},
 	{"1000 processes", []string{"processes", "1000"}, 0},
 }
 
 // samples are the figures of one case, in milliseconds unless said otherwise.
 type samples struct {
-	name                                    string
-	noSync, synced, frozen, restore         series
-	skeleton, rebuild                       series
-	frozenDirect, gapDirect, totalDirect    series
-	frozenDeferred, gapDeferred, totalDefer series
-	image                                   series // MiB
-	limits                                  limits
+	name                            string
+	noSync, synced, frozen, restore series
+	skeleton, rebuild               series
+	modes                           [len(modeFlags)]modeSamples
+	image                           series // MiB
+	limits                          limits
 }
+
+// modeSamples are the figures of one mode: how long the tree stood still, by firn's
+// account and by its own, and how long the command took.
+type modeSamples struct{ frozen, gap, whole series }
 
 func (b *bench) all() (*report, error) {
 	r := &report{runs: b.runs}
@@ -168,8 +172,11 @@ func (b *bench) whole(l load) (s samples, err error) {
 	return s, os.Remove(image)
 }
 
-// compareModes measures the time that the tree stands still in direct and in
-// deferred mode, as firn reports it and as the program itself sees it.
+// modeFlags are the modes that are compared; all leave the tree running.
+var modeFlags = [...]string{"--leave-running", "--deferred", "--live"}
+
+// compareModes measures the time that the tree stands still in direct, deferred and
+// live mode, as firn reports it and as the program itself sees it.
 func (b *bench) compareModes(l load) (s samples, err error) {
 	s.name = l.name
 	subject, image, err := b.start(l)
@@ -181,12 +188,9 @@ func (b *bench) compareModes(l load) (s samples, err error) {
 		return s, err
 	}
 	for i := range 2*b.runs + 1 {
-		for _, deferred := range []bool{false, true} {
+		for m, flag := range modeFlags {
 			var c harness.Checkpoint
-			args := []string{"checkpoint", strconv.Itoa(subject.PID), "-o", image, "--leave-running", "--no-sync"}
-			if deferred {
-				args = append(args, "--deferred")
-			}
+			args := []string{"checkpoint", strconv.Itoa(subject.PID), "-o", image, "--leave-running", flag, "--no-sync"}
 			seen, err := gaps(subject)
 			if err != nil {
 				return s, err
@@ -202,17 +206,10 @@ func (b *bench) compareModes(l load) (s samples, err error) {
 			if err != nil {
 				return s, err
 			}
-			gap := slices.Max(append(all[len(seen):], 0))
-			switch {
-			case i == 0:
-			case deferred:
-				s.gapDeferred.add(gap)
-				s.frozenDeferred.add(c.FrozenMS)
-				s.totalDefer.add(took)
-			default:
-				s.gapDirect.add(gap)
-				s.frozenDirect.add(c.FrozenMS)
-				s.totalDirect.add(took)
+			if i > 0 {
+				s.modes[m].gap.add(slices.Max(append(all[len(seen):], 0)))
+				s.modes[m].frozen.add(c.FrozenMS)
+				s.modes[m].whole.add(took)
 			}
 			s.image.add(float64(c.BytesImage) / (1 << 20))
 		}

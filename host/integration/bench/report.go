@@ -68,14 +68,16 @@ func (r *report) markdown() string {
 		}
 	}
 	if len(r.modes) > 0 {
-		b.WriteString("\n### Frozen time in direct and in deferred mode\n\n")
-		b.WriteString("`--leave-running --no-sync`, direct and deferred in turn.\n\n")
+		b.WriteString("\n### Frozen time in direct, deferred and live mode\n\n")
+		b.WriteString("`--leave-running --no-sync`, the modes in turn.\n\n")
 		b.WriteString("The program's own view is the longest time that its first process did not run.\n\n")
-		b.WriteString("| case | frozen, direct | frozen, deferred | deferred / direct | own view, direct | own view, deferred | whole, direct | whole, deferred | image MiB |\n")
-		b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
+		b.WriteString("| case | mode | frozen | of direct | own view | whole | image MiB |\n|---|---|---|---|---|---|---|\n")
 		for _, s := range r.modes {
-			fmt.Fprintf(&b, "| %s | %s | %s | %.2f | %s | %s | %s | %s | %s |\n", s.name, s.frozenDirect, s.frozenDeferred,
-				s.frozenDeferred.median()/s.frozenDirect.median(), s.gapDirect, s.gapDeferred, s.totalDirect, s.totalDefer, s.image.short())
+			for m, name := range []string{"direct", "deferred", "live"} {
+				f := s.modes[m]
+				fmt.Fprintf(&b, "| %s | %s | %s | %.2f | %s | %s | %s |\n", s.name, name, f.frozen,
+					f.frozen.median()/s.modes[0].frozen.median(), f.gap, f.whole, s.image.short())
+			}
 		}
 	}
 	r.limits(&b)

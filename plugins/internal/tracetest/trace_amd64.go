@@ -117,6 +117,15 @@ func (h *Host) copyOut(tid int, addr uint64, data []byte) error {
 	return err
 }
 
+// Snapshot implements sdk.Host: nobody is copied here.
+func (h *Host) Snapshot(_ context.Context, pids []int) ([]sdk.Snapshot, error) {
+	out := make([]sdk.Snapshot, len(pids))
+	for i := range out {
+		out[i].Err = sdk.ErrUnsupported
+	}
+	return out, nil
+}
+
 // Trace implements sdk.Host.
 func (h *Host) Trace(_ context.Context, tids []int) (infos []sdk.TraceInfo, err error) {
 	h.do(func() {

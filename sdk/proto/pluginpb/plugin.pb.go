@@ -182,7 +182,7 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{37, 0}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{40, 0}
 }
 
 type DescribeRequest struct {
@@ -1883,6 +1883,7 @@ type ServiceCall struct {
 	//	*ServiceCall_Submit
 	//	*ServiceCall_Flush
 	//	*ServiceCall_Trace
+	//	*ServiceCall_Snapshot
 	Call          isServiceCall_Call `protobuf_oneof:"call"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1977,6 +1978,15 @@ func (x *ServiceCall) GetTrace() *Trace {
 	return nil
 }
 
+func (x *ServiceCall) GetSnapshot() *Snapshot {
+	if x != nil {
+		if x, ok := x.Call.(*ServiceCall_Snapshot); ok {
+			return x.Snapshot
+		}
+	}
+	return nil
+}
+
 type isServiceCall_Call interface {
 	isServiceCall_Call()
 }
@@ -2001,6 +2011,10 @@ type ServiceCall_Trace struct {
 	Trace *Trace `protobuf:"bytes,6,opt,name=trace,proto3,oneof"`
 }
 
+type ServiceCall_Snapshot struct {
+	Snapshot *Snapshot `protobuf:"bytes,7,opt,name=snapshot,proto3,oneof"`
+}
+
 func (*ServiceCall_RunTapes) isServiceCall_Call() {}
 
 func (*ServiceCall_Progress) isServiceCall_Call() {}
@@ -2011,12 +2025,15 @@ func (*ServiceCall_Flush) isServiceCall_Call() {}
 
 func (*ServiceCall_Trace) isServiceCall_Call() {}
 
+func (*ServiceCall_Snapshot) isServiceCall_Call() {}
+
 type ServiceReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Error         *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // unset if the call succeeded
 	Outcomes      *TapeOutcomes          `protobuf:"bytes,3,opt,name=outcomes,proto3" json:"outcomes,omitempty"`
 	Traces        *TraceInfos            `protobuf:"bytes,4,opt,name=traces,proto3" json:"traces,omitempty"`
+	Copies        *Copies                `protobuf:"bytes,5,opt,name=copies,proto3" json:"copies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2075,6 +2092,13 @@ func (x *ServiceReply) GetOutcomes() *TapeOutcomes {
 func (x *ServiceReply) GetTraces() *TraceInfos {
 	if x != nil {
 		return x.Traces
+	}
+	return nil
+}
+
+func (x *ServiceReply) GetCopies() *Copies {
+	if x != nil {
+		return x.Copies
 	}
 	return nil
 }
@@ -2335,6 +2359,148 @@ func (x *Trace) GetTids() []int32 {
 	return nil
 }
 
+// Snapshot asks for copies of address spaces.
+type Snapshot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pids          []int32                `protobuf:"varint,1,rep,packed,name=pids,proto3" json:"pids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Snapshot) Reset() {
+	*x = Snapshot{}
+	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Snapshot) ProtoMessage() {}
+
+func (x *Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
+func (*Snapshot) Descriptor() ([]byte, []int) {
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Snapshot) GetPids() []int32 {
+	if x != nil {
+		return x.Pids
+	}
+	return nil
+}
+
+// Copies has one answer per process, in order.
+type Copies struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Copies        []*Copy                `protobuf:"bytes,1,rep,name=copies,proto3" json:"copies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Copies) Reset() {
+	*x = Copies{}
+	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Copies) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Copies) ProtoMessage() {}
+
+func (x *Copies) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Copies.ProtoReflect.Descriptor instead.
+func (*Copies) Descriptor() ([]byte, []int) {
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Copies) GetCopies() []*Copy {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+type Copy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`    // of the process that has the copy
+	Error         *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // or why there is none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Copy) Reset() {
+	*x = Copy{}
+	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Copy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Copy) ProtoMessage() {}
+
+func (x *Copy) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Copy.ProtoReflect.Descriptor instead.
+func (*Copy) Descriptor() ([]byte, []int) {
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Copy) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Copy) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 type TraceInfos struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Infos []*TraceInfo           `protobuf:"bytes,1,rep,name=infos,proto3" json:"infos,omitempty"`
@@ -2346,7 +2512,7 @@ type TraceInfos struct {
 
 func (x *TraceInfos) Reset() {
 	*x = TraceInfos{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2524,7 @@ func (x *TraceInfos) String() string {
 func (*TraceInfos) ProtoMessage() {}
 
 func (x *TraceInfos) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2537,7 @@ func (x *TraceInfos) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceInfos.ProtoReflect.Descriptor instead.
 func (*TraceInfos) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{30}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TraceInfos) GetInfos() []*TraceInfo {
@@ -2404,7 +2570,7 @@ type TraceInfo struct {
 
 func (x *TraceInfo) Reset() {
 	*x = TraceInfo{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2582,7 @@ func (x *TraceInfo) String() string {
 func (*TraceInfo) ProtoMessage() {}
 
 func (x *TraceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2595,7 @@ func (x *TraceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceInfo.ProtoReflect.Descriptor instead.
 func (*TraceInfo) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{31}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TraceInfo) GetTid() int32 {
@@ -2498,7 +2664,7 @@ type SeccompFilter struct {
 
 func (x *SeccompFilter) Reset() {
 	*x = SeccompFilter{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2676,7 @@ func (x *SeccompFilter) String() string {
 func (*SeccompFilter) ProtoMessage() {}
 
 func (x *SeccompFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2689,7 @@ func (x *SeccompFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeccompFilter.ProtoReflect.Descriptor instead.
 func (*SeccompFilter) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{32}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SeccompFilter) GetProgram() uint32 {
@@ -2552,7 +2718,7 @@ type Rseq struct {
 
 func (x *Rseq) Reset() {
 	*x = Rseq{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2564,7 +2730,7 @@ func (x *Rseq) String() string {
 func (*Rseq) ProtoMessage() {}
 
 func (x *Rseq) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2577,7 +2743,7 @@ func (x *Rseq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rseq.ProtoReflect.Descriptor instead.
 func (*Rseq) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{33}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Rseq) GetAddr() uint64 {
@@ -2618,7 +2784,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2796,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2809,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{34}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Progress) GetDone() int64 {
@@ -2670,7 +2836,7 @@ type Submit struct {
 
 func (x *Submit) Reset() {
 	*x = Submit{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2848,7 @@ func (x *Submit) String() string {
 func (*Submit) ProtoMessage() {}
 
 func (x *Submit) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +2861,7 @@ func (x *Submit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Submit.ProtoReflect.Descriptor instead.
 func (*Submit) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{35}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Submit) GetSegment() []byte {
@@ -2716,7 +2882,7 @@ type Flush struct {
 
 func (x *Flush) Reset() {
 	*x = Flush{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +2894,7 @@ func (x *Flush) String() string {
 func (*Flush) ProtoMessage() {}
 
 func (x *Flush) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,7 +2907,7 @@ func (x *Flush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flush.ProtoReflect.Descriptor instead.
 func (*Flush) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{36}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Flush) GetWritten() bool {
@@ -2768,7 +2934,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +2946,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +2959,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{37}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Error) GetCode() Error_Code {
@@ -2846,7 +3012,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3024,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3037,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{38}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{41}
 }
 
 type CloseResponse struct {
@@ -2882,7 +3048,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +3060,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,7 +3073,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{39}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{42}
 }
 
 var File_sdk_proto_plugin_proto protoreflect.FileDescriptor
@@ -3054,20 +3220,22 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\tNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x14\n" +
-	"\x05tasks\x18\x03 \x03(\rR\x05tasks\"\xa6\x02\n" +
+	"\x05tasks\x18\x03 \x03(\rR\x05tasks\"\xde\x02\n" +
 	"\vServiceCall\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x127\n" +
 	"\trun_tapes\x18\x02 \x01(\v2\x18.firn.plugin.v1.RunTapesH\x00R\brunTapes\x126\n" +
 	"\bprogress\x18\x03 \x01(\v2\x18.firn.plugin.v1.ProgressH\x00R\bprogress\x120\n" +
 	"\x06submit\x18\x04 \x01(\v2\x16.firn.plugin.v1.SubmitH\x00R\x06submit\x12-\n" +
 	"\x05flush\x18\x05 \x01(\v2\x15.firn.plugin.v1.FlushH\x00R\x05flush\x12-\n" +
-	"\x05trace\x18\x06 \x01(\v2\x15.firn.plugin.v1.TraceH\x00R\x05traceB\x06\n" +
-	"\x04call\"\xb9\x01\n" +
+	"\x05trace\x18\x06 \x01(\v2\x15.firn.plugin.v1.TraceH\x00R\x05trace\x126\n" +
+	"\bsnapshot\x18\a \x01(\v2\x18.firn.plugin.v1.SnapshotH\x00R\bsnapshotB\x06\n" +
+	"\x04call\"\xe9\x01\n" +
 	"\fServiceReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x15.firn.plugin.v1.ErrorR\x05error\x128\n" +
 	"\boutcomes\x18\x03 \x01(\v2\x1c.firn.plugin.v1.TapeOutcomesR\boutcomes\x122\n" +
-	"\x06traces\x18\x04 \x01(\v2\x1a.firn.plugin.v1.TraceInfosR\x06traces\"7\n" +
+	"\x06traces\x18\x04 \x01(\v2\x1a.firn.plugin.v1.TraceInfosR\x06traces\x12.\n" +
+	"\x06copies\x18\x05 \x01(\v2\x16.firn.plugin.v1.CopiesR\x06copies\"7\n" +
 	"\bRunTapes\x12+\n" +
 	"\x04runs\x18\x01 \x03(\v2\x17.firn.plugin.v1.TapeRunR\x04runs\"E\n" +
 	"\aTapeRun\x12\x10\n" +
@@ -3081,7 +3249,14 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12+\n" +
 	"\x05error\x18\x03 \x01(\v2\x15.firn.plugin.v1.ErrorR\x05error\"\x1b\n" +
 	"\x05Trace\x12\x12\n" +
-	"\x04tids\x18\x01 \x03(\x05R\x04tids\"Y\n" +
+	"\x04tids\x18\x01 \x03(\x05R\x04tids\"\x1e\n" +
+	"\bSnapshot\x12\x12\n" +
+	"\x04pids\x18\x01 \x03(\x05R\x04pids\"6\n" +
+	"\x06Copies\x12,\n" +
+	"\x06copies\x18\x01 \x03(\v2\x14.firn.plugin.v1.CopyR\x06copies\"E\n" +
+	"\x04Copy\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x15.firn.plugin.v1.ErrorR\x05error\"Y\n" +
 	"\n" +
 	"TraceInfos\x12/\n" +
 	"\x05infos\x18\x01 \x03(\v2\x19.firn.plugin.v1.TraceInfoR\x05infos\x12\x1a\n" +
@@ -3173,7 +3348,7 @@ func file_sdk_proto_plugin_proto_rawDescGZIP() []byte {
 }
 
 var file_sdk_proto_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sdk_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_sdk_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_sdk_proto_plugin_proto_goTypes = []any{
 	(Phase)(0),               // 0: firn.plugin.v1.Phase
 	(Error_Code)(0),          // 1: firn.plugin.v1.Error.Code
@@ -3207,17 +3382,20 @@ var file_sdk_proto_plugin_proto_goTypes = []any{
 	(*TapeOutcomes)(nil),     // 29: firn.plugin.v1.TapeOutcomes
 	(*TapeOutcome)(nil),      // 30: firn.plugin.v1.TapeOutcome
 	(*Trace)(nil),            // 31: firn.plugin.v1.Trace
-	(*TraceInfos)(nil),       // 32: firn.plugin.v1.TraceInfos
-	(*TraceInfo)(nil),        // 33: firn.plugin.v1.TraceInfo
-	(*SeccompFilter)(nil),    // 34: firn.plugin.v1.SeccompFilter
-	(*Rseq)(nil),             // 35: firn.plugin.v1.Rseq
-	(*Progress)(nil),         // 36: firn.plugin.v1.Progress
-	(*Submit)(nil),           // 37: firn.plugin.v1.Submit
-	(*Flush)(nil),            // 38: firn.plugin.v1.Flush
-	(*Error)(nil),            // 39: firn.plugin.v1.Error
-	(*CloseRequest)(nil),     // 40: firn.plugin.v1.CloseRequest
-	(*CloseResponse)(nil),    // 41: firn.plugin.v1.CloseResponse
-	nil,                      // 42: firn.plugin.v1.OpenRequest.OptionsEntry
+	(*Snapshot)(nil),         // 32: firn.plugin.v1.Snapshot
+	(*Copies)(nil),           // 33: firn.plugin.v1.Copies
+	(*Copy)(nil),             // 34: firn.plugin.v1.Copy
+	(*TraceInfos)(nil),       // 35: firn.plugin.v1.TraceInfos
+	(*TraceInfo)(nil),        // 36: firn.plugin.v1.TraceInfo
+	(*SeccompFilter)(nil),    // 37: firn.plugin.v1.SeccompFilter
+	(*Rseq)(nil),             // 38: firn.plugin.v1.Rseq
+	(*Progress)(nil),         // 39: firn.plugin.v1.Progress
+	(*Submit)(nil),           // 40: firn.plugin.v1.Submit
+	(*Flush)(nil),            // 41: firn.plugin.v1.Flush
+	(*Error)(nil),            // 42: firn.plugin.v1.Error
+	(*CloseRequest)(nil),     // 43: firn.plugin.v1.CloseRequest
+	(*CloseResponse)(nil),    // 44: firn.plugin.v1.CloseResponse
+	nil,                      // 45: firn.plugin.v1.OpenRequest.OptionsEntry
 }
 var file_sdk_proto_plugin_proto_depIdxs = []int32{
 	4,  // 0: firn.plugin.v1.DescribeResponse.claims:type_name -> firn.plugin.v1.Claim
@@ -3228,7 +3406,7 @@ var file_sdk_proto_plugin_proto_depIdxs = []int32{
 	6,  // 5: firn.plugin.v1.Claim.socket:type_name -> firn.plugin.v1.Socket
 	9,  // 6: firn.plugin.v1.OpenRequest.arena:type_name -> firn.plugin.v1.Arena
 	10, // 7: firn.plugin.v1.OpenRequest.image:type_name -> firn.plugin.v1.ImageView
-	42, // 8: firn.plugin.v1.OpenRequest.options:type_name -> firn.plugin.v1.OpenRequest.OptionsEntry
+	45, // 8: firn.plugin.v1.OpenRequest.options:type_name -> firn.plugin.v1.OpenRequest.OptionsEntry
 	11, // 9: firn.plugin.v1.ImageView.blocks:type_name -> firn.plugin.v1.ImageBlock
 	0,  // 10: firn.plugin.v1.RunRequest.phase:type_name -> firn.plugin.v1.Phase
 	17, // 11: firn.plugin.v1.RunRequest.tree:type_name -> firn.plugin.v1.Tree
@@ -3244,36 +3422,40 @@ var file_sdk_proto_plugin_proto_depIdxs = []int32{
 	6,  // 21: firn.plugin.v1.File.socket:type_name -> firn.plugin.v1.Socket
 	22, // 22: firn.plugin.v1.File.refs:type_name -> firn.plugin.v1.FDRef
 	27, // 23: firn.plugin.v1.ServiceCall.run_tapes:type_name -> firn.plugin.v1.RunTapes
-	36, // 24: firn.plugin.v1.ServiceCall.progress:type_name -> firn.plugin.v1.Progress
-	37, // 25: firn.plugin.v1.ServiceCall.submit:type_name -> firn.plugin.v1.Submit
-	38, // 26: firn.plugin.v1.ServiceCall.flush:type_name -> firn.plugin.v1.Flush
+	39, // 24: firn.plugin.v1.ServiceCall.progress:type_name -> firn.plugin.v1.Progress
+	40, // 25: firn.plugin.v1.ServiceCall.submit:type_name -> firn.plugin.v1.Submit
+	41, // 26: firn.plugin.v1.ServiceCall.flush:type_name -> firn.plugin.v1.Flush
 	31, // 27: firn.plugin.v1.ServiceCall.trace:type_name -> firn.plugin.v1.Trace
-	39, // 28: firn.plugin.v1.ServiceReply.error:type_name -> firn.plugin.v1.Error
-	29, // 29: firn.plugin.v1.ServiceReply.outcomes:type_name -> firn.plugin.v1.TapeOutcomes
-	32, // 30: firn.plugin.v1.ServiceReply.traces:type_name -> firn.plugin.v1.TraceInfos
-	28, // 31: firn.plugin.v1.RunTapes.runs:type_name -> firn.plugin.v1.TapeRun
-	30, // 32: firn.plugin.v1.TapeOutcomes.outcomes:type_name -> firn.plugin.v1.TapeOutcome
-	39, // 33: firn.plugin.v1.TapeOutcome.error:type_name -> firn.plugin.v1.Error
-	33, // 34: firn.plugin.v1.TraceInfos.infos:type_name -> firn.plugin.v1.TraceInfo
-	35, // 35: firn.plugin.v1.TraceInfo.rseq:type_name -> firn.plugin.v1.Rseq
-	34, // 36: firn.plugin.v1.TraceInfo.seccomp_filters:type_name -> firn.plugin.v1.SeccompFilter
-	1,  // 37: firn.plugin.v1.Error.code:type_name -> firn.plugin.v1.Error.Code
-	1,  // 38: firn.plugin.v1.Error.also:type_name -> firn.plugin.v1.Error.Code
-	2,  // 39: firn.plugin.v1.Plugin.Describe:input_type -> firn.plugin.v1.DescribeRequest
-	8,  // 40: firn.plugin.v1.Plugin.Open:input_type -> firn.plugin.v1.OpenRequest
-	13, // 41: firn.plugin.v1.Plugin.Run:input_type -> firn.plugin.v1.RunRequest
-	26, // 42: firn.plugin.v1.Plugin.Services:input_type -> firn.plugin.v1.ServiceReply
-	40, // 43: firn.plugin.v1.Plugin.Close:input_type -> firn.plugin.v1.CloseRequest
-	3,  // 44: firn.plugin.v1.Plugin.Describe:output_type -> firn.plugin.v1.DescribeResponse
-	12, // 45: firn.plugin.v1.Plugin.Open:output_type -> firn.plugin.v1.OpenResponse
-	14, // 46: firn.plugin.v1.Plugin.Run:output_type -> firn.plugin.v1.RunResponse
-	25, // 47: firn.plugin.v1.Plugin.Services:output_type -> firn.plugin.v1.ServiceCall
-	41, // 48: firn.plugin.v1.Plugin.Close:output_type -> firn.plugin.v1.CloseResponse
-	44, // [44:49] is the sub-list for method output_type
-	39, // [39:44] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	32, // 28: firn.plugin.v1.ServiceCall.snapshot:type_name -> firn.plugin.v1.Snapshot
+	42, // 29: firn.plugin.v1.ServiceReply.error:type_name -> firn.plugin.v1.Error
+	29, // 30: firn.plugin.v1.ServiceReply.outcomes:type_name -> firn.plugin.v1.TapeOutcomes
+	35, // 31: firn.plugin.v1.ServiceReply.traces:type_name -> firn.plugin.v1.TraceInfos
+	33, // 32: firn.plugin.v1.ServiceReply.copies:type_name -> firn.plugin.v1.Copies
+	28, // 33: firn.plugin.v1.RunTapes.runs:type_name -> firn.plugin.v1.TapeRun
+	30, // 34: firn.plugin.v1.TapeOutcomes.outcomes:type_name -> firn.plugin.v1.TapeOutcome
+	42, // 35: firn.plugin.v1.TapeOutcome.error:type_name -> firn.plugin.v1.Error
+	34, // 36: firn.plugin.v1.Copies.copies:type_name -> firn.plugin.v1.Copy
+	42, // 37: firn.plugin.v1.Copy.error:type_name -> firn.plugin.v1.Error
+	36, // 38: firn.plugin.v1.TraceInfos.infos:type_name -> firn.plugin.v1.TraceInfo
+	38, // 39: firn.plugin.v1.TraceInfo.rseq:type_name -> firn.plugin.v1.Rseq
+	37, // 40: firn.plugin.v1.TraceInfo.seccomp_filters:type_name -> firn.plugin.v1.SeccompFilter
+	1,  // 41: firn.plugin.v1.Error.code:type_name -> firn.plugin.v1.Error.Code
+	1,  // 42: firn.plugin.v1.Error.also:type_name -> firn.plugin.v1.Error.Code
+	2,  // 43: firn.plugin.v1.Plugin.Describe:input_type -> firn.plugin.v1.DescribeRequest
+	8,  // 44: firn.plugin.v1.Plugin.Open:input_type -> firn.plugin.v1.OpenRequest
+	13, // 45: firn.plugin.v1.Plugin.Run:input_type -> firn.plugin.v1.RunRequest
+	26, // 46: firn.plugin.v1.Plugin.Services:input_type -> firn.plugin.v1.ServiceReply
+	43, // 47: firn.plugin.v1.Plugin.Close:input_type -> firn.plugin.v1.CloseRequest
+	3,  // 48: firn.plugin.v1.Plugin.Describe:output_type -> firn.plugin.v1.DescribeResponse
+	12, // 49: firn.plugin.v1.Plugin.Open:output_type -> firn.plugin.v1.OpenResponse
+	14, // 50: firn.plugin.v1.Plugin.Run:output_type -> firn.plugin.v1.RunResponse
+	25, // 51: firn.plugin.v1.Plugin.Services:output_type -> firn.plugin.v1.ServiceCall
+	44, // 52: firn.plugin.v1.Plugin.Close:output_type -> firn.plugin.v1.CloseResponse
+	48, // [48:53] is the sub-list for method output_type
+	43, // [43:48] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_sdk_proto_plugin_proto_init() }
@@ -3287,6 +3469,7 @@ func file_sdk_proto_plugin_proto_init() {
 		(*ServiceCall_Submit)(nil),
 		(*ServiceCall_Flush)(nil),
 		(*ServiceCall_Trace)(nil),
+		(*ServiceCall_Snapshot)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3294,7 +3477,7 @@ func file_sdk_proto_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sdk_proto_plugin_proto_rawDesc), len(file_sdk_proto_plugin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
