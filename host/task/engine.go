@@ -318,10 +318,18 @@ func (t *target) reread() error {
 }
 
 // pass lets a thread go on in the middle of injected work. A signal that
-// cannot be blocked (SIGSTOP) is kept for later.
+// cannot be blocked (SIGSTOP) is kept for later, and note is taken of a task that
+// it has created.
 func (t *target) pass(s stop) error {
-	if s.isSignal() {
+	switch {
+	case s.isSignal():
 		t.postponed = append(t.postponed, s.signal())
+	case s.isNewTask():
+		msg, err := eventMessage(t.tid)
+		if err != nil {
+			return err
+		}
+		t.born = HostPID(msg)
 	}
 	return cont(t.tid, 0)
 }

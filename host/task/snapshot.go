@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/firn-cr/firn/host/internal/arch"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/tape"
 )
@@ -25,7 +22,8 @@ import (
 //	the clone      closes its descriptors; clone(2); is killed, and reaped by the tape
 //	its clone      is the snapshot: an orphan, which init reaps
 //
-// Both clones are traced from their birth and are killed with the tracer. Should
+// Both clones are traced from their birth and are killed with the tracer; that the
+// process has cloned, the tracer is told by the kernel. Should
 // the host die before that is set, the first one finds no memory where its next
 // instruction should be, and ends; the process reaps it and goes on.
 //
@@ -45,9 +43,6 @@ type snapshot struct {
 // milliseconds per GiB.
 const snapshotTime = 30 * time.Second
 
-// cloneEntry is the number of the call in the tape that clones.
-const cloneEntry = 1
-
 // Snapshot copies frozen processes. The copies live until [Frozen.DropSnapshots].
 // The error is about all of them; each has its own.
 func (f *Frozen) Snapshot(ctx context.Context, pids []int) ([]sdk.Snapshot, error) {
@@ -65,7 +60,7 @@ func (f *Frozen) Snapshot(ctx context.Context, pids []int) ([]sdk.Snapshot, erro
 	var active []*snapshot
 	for _, s := range all {
 		if s.err == nil {
-			s.expect()
+			s.t.born = 0
 			active, runs = append(active, s), append(runs, s.run)
 		}
 	}
@@ -102,6 +97,8 @@ func (f *Frozen) newSnapshots(ctx context.Context, pids []int) ([]*snapshot, err
 		case err != nil:
 			all[i].err = err
 		case ns != own:
+			// The copy would be left to the init of its namespace, which may be of
+			// the tree.
 			all[i].err = fmt.Errorf("process %d is in another PID namespace: %w", pid, sdk.ErrUnsupported)
 		case f.regions[p.PID] == nil:
 			fresh = append(fresh, p)
@@ -138,7 +135,10 @@ func (f *Frozen) takeSnapshots(ctx context.Context, active []*snapshot, runs []t
 	}()
 	var res *result
 	for _, s := range active {
-		for s.err == nil && !s.cloned() && res == nil {
+		for s.err == nil && res == nil {
+			if s.err = f.tracer.Do(s.poll); s.err != nil || s.clone > 0 {
+				break
+			}
 			select {
 			case r := <-ended:
 				res = &r
@@ -147,8 +147,8 @@ func (f *Frozen) takeSnapshots(ctx context.Context, active []*snapshot, runs []t
 			case <-time.After(20 * time.Microsecond):
 			}
 		}
-		if s.err == nil && s.cloned() && s.clone > 0 {
-			s.err = f.tracer.With(context.WithoutCancel(ctx), func(o *Ops) error { return s.take(o) })
+		if s.clone > 0 {
+			s.err = errors.Join(s.err, f.tracer.With(context.WithoutCancel(ctx), func(o *Ops) error { return s.take(o) }))
 		}
 		if s.copy > 0 {
 			f.snapshots = append(f.snapshots, s.copy)
@@ -167,24 +167,26 @@ func (f *Frozen) takeSnapshots(ctx context.Context, active []*snapshot, runs []t
 	return nil
 }
 
-// expect forgets what an earlier tape has left where the result will be.
-func (s *snapshot) expect() { atomic.StoreUint64(s.progress(), 0) }
-
-// progress is how many calls of the tape have been executed.
-func (s *snapshot) progress() *uint64 {
-	return (*uint64)(unsafe.Pointer(&s.t.slice.Mem[arch.OffProgress]))
-}
-
-// cloned tells whether the clone exists, or could not be made.
-func (s *snapshot) cloned() bool {
-	if atomic.LoadUint64(s.progress()) <= cloneEntry {
-		return false
+// poll looks whether the process has cloned. It stands still then, with the news of
+// its clone for the tracer, and is let go.
+func (s *snapshot) poll() error {
+	if s.t.born == 0 {
+		stop, ok, err := pollWait(s.t.tid)
+		switch {
+		case err != nil:
+			return err
+		case ok && stop.ended():
+			return errGone
+		case ok && stop.isEventStop():
+			return cont(s.t.tid, 0)
+		case ok:
+			if err := s.t.pass(stop); err != nil {
+				return err
+			}
+		}
 	}
-	at := arch.EntriesOffset(len(s.t.xstate)) + cloneEntry*arch.EntrySize
-	if got := arch.EntryResult(s.t.slice.Mem[at : at+arch.EntrySize]); got > 0 {
-		s.clone = HostPID(got)
-	}
-	return true
+	s.clone = s.t.born
+	return nil
 }
 
 // take makes the copy and ends the clone, whatever happens.
@@ -199,7 +201,7 @@ func (s *snapshot) take(o *Ops) (err error) {
 	if err := o.AwaitStop(s.clone); err != nil {
 		return err
 	}
-	if err := suspended(opsOptions, func(opts uintptr) error { return setOptions(s.clone, opts) }); err != nil {
+	if err := suspended(opsOptions|optTraceFork|optTraceClone, func(opts uintptr) error { return setOptions(s.clone, opts) }); err != nil {
 		return fmt.Errorf("copy of process %d: set options: %w", s.proc.PID, err)
 	}
 	gadget := s.region.way.vdso + s.region.way.gadget.Off
@@ -207,11 +209,14 @@ func (s *snapshot) take(o *Ops) (err error) {
 	if _, err := o.Syscall(s.clone, gadget, unix.SYS_CLOSE_RANGE, 0, uint64(^uint32(0)), 0); err != nil {
 		return fmt.Errorf("copy of process %d: close its files: %w", s.proc.PID, err)
 	}
-	got, err := o.Syscall(s.clone, gadget, unix.SYS_CLONE, unix.CLONE_PTRACE)
+	_, born, err := o.execute(s.clone, gadget, unix.SYS_CLONE, unix.CLONE_PTRACE)
+	if err == nil && born == 0 {
+		err = fmt.Errorf("the kernel does not tell of its clone: %w", sdk.ErrKernel)
+	}
 	if err != nil {
 		return fmt.Errorf("copy process %d: %w", s.proc.PID, err)
 	}
-	s.copy = HostPID(got)
+	s.copy = born
 	return o.AwaitStop(s.copy)
 }
 

@@ -33,16 +33,26 @@ func copiedByFork(v *vma) bool {
 	return !v.Shared() && !v.Flags.Has(procfs.VMDontCopy) && !v.Flags.Has(procfs.VMWipeOnFork)
 }
 
+// worthCopying is from how many bytes on a process is copied: less is read in the
+// time that the copying takes.
+const worthCopying = 1 << 20
+
 // postpone has the host copy the processes, and leaves to Thawed what the copies
 // have. It returns the jobs that must be done while the tree stands still. A
 // process that cannot be copied is read now; the program does not notice more than
 // that it stands still for longer.
 func (p *plugin) postpone(ctx context.Context, req *sdk.DumpRequest, jobs []job) (now []job, err error) {
+	size := map[*space]uint64{}
+	for i := range jobs {
+		if jobs[i].copied {
+			size[jobs[i].space] += runBytes(jobs[i].runs)
+		}
+	}
 	copies := map[*space]*space{}
 	var spaces []*space
 	var pids []int
 	for i := range jobs {
-		if sp := jobs[i].space; jobs[i].copied && copies[sp] == nil {
+		if sp := jobs[i].space; jobs[i].copied && size[sp] >= worthCopying && copies[sp] == nil {
 			copies[sp] = sp
 			spaces, pids = append(spaces, sp), append(pids, sp.pid)
 		}
@@ -65,7 +75,7 @@ func (p *plugin) postpone(ctx context.Context, req *sdk.DumpRequest, jobs []job)
 	}
 	var later []job
 	for _, j := range jobs {
-		if c := copies[j.space]; j.copied && c.snapshot {
+		if c := copies[j.space]; j.copied && c != nil && c.snapshot {
 			j.space = c
 			later = append(later, j)
 		} else {
