@@ -6,12 +6,12 @@ import (
 	"io"
 	"runtime"
 	"sync"
+
+	"github.com/firn-cr/firn/host/image/blocks"
 )
 
 // Page is the size of what is compared.
 const Page = 4096
-
-const block = 1 << 20
 
 type digest [sha256.Size]byte
 
@@ -31,16 +31,16 @@ func NewBase(p Parent, r io.ReaderAt) (*Base, error) {
 	var all sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		all.Go(func() {
-			buf := make([]byte, block)
+			buf := make([]byte, blocks.Size)
 			for {
 				next.Lock()
 				from := at
-				at += block
+				at += blocks.Size
 				next.Unlock()
 				if from >= uint64(len(sums))*Page {
 					return
 				}
-				some := buf[:min(block, uint64(len(sums))*Page-from)]
+				some := buf[:min(blocks.Size, uint64(len(sums))*Page-from)]
 				if _, err := r.ReadAt(some, int64(from)); err != nil {
 					mu.Lock()
 					failed = err
@@ -66,29 +66,18 @@ func sum(content []byte, to []digest) {
 	}
 }
 
+// sums are the digests of the pages of a block.
+type sums [blocks.Size / Page]digest
+
 // Writer writes a file from its content. It is for one goroutine.
 type Writer struct {
-	out     io.Writer
-	base    *Base
-	own     map[digest]uint64 // nil if repetitions are kept
-	current []byte
-	queue   chan *piece
-	jobs    chan *piece
-	workers sync.WaitGroup
-	done    chan struct{}
-
-	mu  sync.Mutex
-	err error
+	*blocks.Writer[*sums]
+	out  io.Writer
+	base *Base
+	own  map[digest]uint64 // nil if repetitions are kept
 
 	content, stored uint64
 	extents         []extent
-}
-
-// piece is a block on its way.
-type piece struct {
-	content []byte
-	sums    [block / Page]digest
-	ready   chan struct{}
 }
 
 // NewWriter writes to out. base may be nil. With repeats, what the content itself
@@ -97,8 +86,7 @@ func NewWriter(out io.Writer, base *Base, repeats bool, buffered int64) (*Writer
 	if base == nil {
 		base = &Base{}
 	}
-	depth := max(buffered/block, int64(2*runtime.GOMAXPROCS(0)))
-	w := &Writer{out: out, base: base, queue: make(chan *piece, depth), jobs: make(chan *piece, depth), done: make(chan struct{})}
+	w := &Writer{out: out, base: base}
 	if repeats {
 		w.own = map[digest]uint64{}
 	}
@@ -106,63 +94,36 @@ func NewWriter(out io.Writer, base *Base, repeats bool, buffered int64) (*Writer
 		return nil, err
 	}
 	w.stored = uint64(len(magic))
-	for range runtime.GOMAXPROCS(0) {
-		w.workers.Go(func() {
-			for p := range w.jobs {
-				sum(p.content, p.sums[:])
-				close(p.ready)
-			}
-		})
-	}
-	go w.write()
+	w.Writer = blocks.NewWriter(buffered, func(b *blocks.Block[*sums]) {
+		b.Result = new(sums)
+		sum(b.Content, b.Result[:])
+	}, w.place)
 	return w, nil
 }
 
-// write handles blocks in their order.
-func (w *Writer) write() {
-	defer close(w.done)
-	for p := range w.queue {
-		<-p.ready
-		if w.failure() != nil {
-			continue
-		}
-		if err := w.place(p); err != nil {
-			w.mu.Lock()
-			w.err = err
-			w.mu.Unlock()
-		}
-	}
-}
-
-func (w *Writer) failure() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.err
-}
-
 // place finds out where every page of a block is, and stores those that are new.
-func (w *Writer) place(p *piece) error {
+func (w *Writer) place(p *blocks.Block[*sums]) error {
 	var fresh []byte // runs of new pages are written at once
 	flush := func() error {
 		_, err := w.out.Write(fresh)
 		fresh = nil
 		return err
 	}
-	for i := 0; i*Page < len(p.content); i++ {
-		page := p.content[i*Page : min((i+1)*Page, len(p.content))]
+	for i := 0; i*Page < len(p.Content); i++ {
+		page := p.Content[i*Page : min((i+1)*Page, len(p.Content))]
 		e := extent{fromFile, w.stored, uint64(len(page))}
 		if len(page) == Page {
-			if at, ok := w.base.pages[p.sums[i]]; ok {
+			if at, ok := w.base.pages[p.Result[i]]; ok {
 				e.source, e.at = fromParent, at
-			} else if at, ok := w.own[p.sums[i]]; ok {
+			} else if at, ok := w.own[p.Result[i]]; ok {
 				e.source, e.at = fromContent, at
 			} else if w.own != nil {
-				w.own[p.sums[i]] = w.content
+				w.own[p.Result[i]] = w.content
 			}
 		}
 		if e.source == fromFile {
 			w.stored += uint64(len(page))
-			fresh = p.content[i*Page-len(fresh) : i*Page+len(page)]
+			fresh = p.Content[i*Page-len(fresh) : i*Page+len(page)]
 		} else if err := flush(); err != nil {
 			return err
 		}
@@ -186,45 +147,11 @@ func (w *Writer) append(e extent) {
 	w.extents = append(w.extents, e)
 }
 
-// Write takes p, which is the caller's again when it returns. An error of an
-// earlier write may show.
-func (w *Writer) Write(p []byte) (n int, err error) {
-	for n < len(p) {
-		if err := w.failure(); err != nil {
-			return n, err
-		}
-		if w.current == nil {
-			w.current = make([]byte, 0, block)
-		}
-		some := min(len(p)-n, block-len(w.current))
-		w.current = append(w.current, p[n:n+some]...)
-		n += some
-		if len(w.current) == block {
-			w.submit()
-		}
-	}
-	return n, nil
-}
-
-func (w *Writer) submit() {
-	p := &piece{content: w.current, ready: make(chan struct{})}
-	w.current = nil
-	w.queue <- p
-	w.jobs <- p
-}
-
 // Close writes what is left and the table. It must be called, also to give the
 // file up; it does not close the output.
 func (w *Writer) Close() error {
-	if len(w.current) > 0 {
-		w.submit()
-	}
-	close(w.jobs)
-	close(w.queue)
-	w.workers.Wait()
-	<-w.done
-	if w.err != nil {
-		return w.err
+	if err := w.Writer.Close(); err != nil {
+		return err
 	}
 	if len(w.base.parent.Name) > maxName {
 		return errors.New("the name of the parent is too long")

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/firn-cr/firn/host/image/blocks"
 )
 
 // sample is half noise and half text.
@@ -53,7 +55,7 @@ func unpack(b []byte) ([]byte, error) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, n := range []int{0, 1, frameContent, frameContent + 1, 5*frameContent + 12345} {
+	for _, n := range []int{0, 1, blocks.Size, blocks.Size + 1, 5*blocks.Size + 12345} {
 		content := sample(n)
 		packed := pack(t, content, 3)
 		got, err := unpack(packed)
@@ -68,7 +70,7 @@ func TestRoundTrip(t *testing.T) {
 
 // TestDamage: no byte can change, and none can be missing, without an error.
 func TestDamage(t *testing.T) {
-	content := sample(2*frameContent + 1000)
+	content := sample(2*blocks.Size + 1000)
 	packed := pack(t, content, 1)
 	for range 300 {
 		at := rand.IntN(len(packed))
@@ -96,7 +98,7 @@ func TestWriteFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 100 {
-		if _, err = w.Write(sample(frameContent)); err != nil {
+		if _, err = w.Write(sample(blocks.Size)); err != nil {
 			break
 		}
 	}
@@ -111,7 +113,7 @@ func TestTool(t *testing.T) {
 	if err != nil {
 		t.Fatal("zstd is missing: make deps installs what the tests need")
 	}
-	content := sample(3*frameContent + 5)
+	content := sample(3*blocks.Size + 5)
 	path := filepath.Join(t.TempDir(), "x.zst")
 	if err := os.WriteFile(path, pack(t, content, 9), 0o600); err != nil {
 		t.Fatal(err)
