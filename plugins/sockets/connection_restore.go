@@ -342,11 +342,19 @@ func bindConnection(r *inetRecord, existing map[tuple]bool) error {
 	if err := unix.Bind(r.fd, local); err != nil {
 		return fmt.Errorf("bind to %s: %w", addrPort(r.msg.GetLocal()), err)
 	}
-	if existing[(&restored{msg: r.msg}).tuple()] {
-		return errConnected
+	t := (&restored{msg: r.msg}).tuple()
+	// Whoever has just ended may need a moment to let go of it.
+	for deadline := time.Now().Add(releaseTime); existing[t]; existing = connectionsHere() {
+		if time.Now().After(deadline) {
+			return errConnected
+		}
+		time.Sleep(releaseTime / 10)
 	}
 	return nil
 }
+
+// releaseTime is how long a connection may still be there that is about to go.
+const releaseTime = 100 * time.Millisecond
 
 // connectionsHere are the connections that this machine's programs have.
 func connectionsHere() map[tuple]bool {

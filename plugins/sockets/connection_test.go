@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/plugins/internal/fdtest"
+	"github.com/firn-cr/firn/plugins/sockets/socketspb"
 	"github.com/firn-cr/firn/sdk/sdktest/gate"
 )
 
@@ -156,7 +157,9 @@ func (c *link) wait(fd int) {
 func (c *link) carry() {
 	c.t.Helper()
 	before := c.info()
-	fdtest.Dump(c.t, New(), carried, c.fd).Restore()
+	trip := fdtest.Dump(c.t, New(), carried, c.fd)
+	unlockLater(c.t, trip)
+	trip.Restore()
 	now := c.info()
 	if now.State != before.State {
 		c.t.Errorf("in state %d after the restore, was %d", now.State, before.State)
@@ -165,6 +168,22 @@ func (c *link) carry() {
 	if before.State != stateSynSent && now.Snd_mss > before.Snd_mss {
 		c.t.Errorf("sends segments of %d bytes, sent ones of %d", now.Snd_mss, before.Snd_mss)
 	}
+}
+
+// unlockLater removes the locks of an image that was not restored, when the test
+// ends.
+func unlockLater(t *testing.T, trip *fdtest.Trip) {
+	t.Cleanup(func() {
+		for _, r := range trip.Image.Records(t) {
+			m := &socketspb.Inet{}
+			if r.Kind != kindInet || r.Decode(m) != nil || m.GetConnection().GetLock() == "" {
+				continue
+			}
+			if err := removeLock(m.GetConnection().GetLock()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }
 
 // talk requires that bytes go both ways.
@@ -365,7 +384,9 @@ func TestConnectionBothEnds(t *testing.T) {
 		links, fds = append(links, c), append(fds, c.fd, c.peer)
 	}
 	out := links[3].write(links[3].fd, 1<<20)
-	fdtest.Dump(t, New(), carried, fds...).Restore()
+	trip := fdtest.Dump(t, New(), carried, fds...)
+	unlockLater(t, trip)
+	trip.Restore()
 	links[3].read(links[3].peer, out)
 	for _, c := range links {
 		c.talk()

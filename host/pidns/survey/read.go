@@ -57,8 +57,11 @@ func Read(procs []*task.Process, frozen bool) (*View, error) {
 	plain := true
 	for i, p := range procs {
 		if all[i], err = readLinks(p); err != nil {
+			if errors.Is(err, os.ErrPermission) && ended(p) {
+				err = fmt.Errorf("%w: %w", sdk.ErrTaskGone, err)
+			}
 			if !gone(err) || frozen || i == 0 {
-				if errors.Is(err, os.ErrPermission) {
+				if errors.Is(err, os.ErrPermission) && !gone(err) {
 					err = fmt.Errorf("%w: CAP_SYS_PTRACE needed: %w", err, sdk.ErrNotPermitted)
 				}
 				return nil, fmt.Errorf("PID namespace of process %d: %w", p.PID, err)
@@ -77,6 +80,14 @@ func Read(procs []*task.Process, frozen bool) (*View, error) {
 
 func gone(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, sdk.ErrTaskGone)
+}
+
+// ended tells whether a process is no more, or is a zombie: where a task has ended
+// between the lookup of a link and its use, the kernel says EACCES
+// (proc_ns_get_link in fs/proc/namespaces.c).
+func ended(p *task.Process) bool {
+	st, err := procfs.Stat(int(p.Live()))
+	return err != nil || st.State == 'Z' || st.State == 'X'
 }
 
 // inode is the number of the namespace behind a link; every task has one, so
