@@ -311,23 +311,48 @@ func (f *freezer) stuck(tid HostPID, err error) error {
 
 // undo lets go of everything after a freeze that failed.
 func (f *freezer) undo() error {
+	// Nobody who stands still waits for those that do not: the first look at each
+	// does not wait.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), freezeTime)
 	defer cancel()
+	now, over := context.WithCancel(ctx)
+	over()
+	done := map[HostPID]bool{}
+	_ = f.letGoAll(now, done) // what is not done is tried again
+	return f.letGoAll(ctx, done)
+}
+
+// letGoAll detaches the tasks that are not done, each as soon as it has stopped,
+// and those that they create meanwhile.
+func (f *freezer) letGoAll(ctx context.Context, done map[HostPID]bool) error {
 	f.ctx = ctx
 	var errs []error
-	for tid, t := range f.tasks {
-		if !t.stopped {
-			if err := f.waitOne(tid); err != nil {
-				errs = append(errs, err)
-				continue
+	tried := map[HostPID]bool{}
+	for {
+		var tids []HostPID
+		for tid := range f.tasks {
+			if !done[tid] && !tried[tid] {
+				tids = append(tids, tid)
 			}
 		}
-		if f.tasks[tid] == nil {
-			continue
+		if len(tids) == 0 {
+			return errors.Join(errs...)
 		}
-		if err := detach(tid, 0); err != nil && !errors.Is(err, sdk.ErrTaskGone) {
-			errs = append(errs, fmt.Errorf("detach task %d: %w", tid, err))
+		for _, tid := range tids {
+			tried[tid] = true
+			if t := f.tasks[tid]; t != nil && !t.stopped {
+				if err := f.waitOne(tid); err != nil {
+					errs = append(errs, err)
+					continue
+				}
+			}
+			done[tid] = true
+			if f.tasks[tid] == nil {
+				continue // it has ended
+			}
+			if err := detach(tid, 0); err != nil && !errors.Is(err, sdk.ErrTaskGone) {
+				errs = append(errs, fmt.Errorf("detach task %d: %w", tid, err))
+			}
 		}
 	}
-	return errors.Join(errs...)
 }
