@@ -54,7 +54,7 @@ func TestIPCNamespaceBeside(t *testing.T) {
 func TestIPCRefused(t *testing.T) {
 	gate.Cap(t, unix.CAP_SYS_ADMIN)
 	for what, words := range map[string][]string{
-		"undo":    {"SEM_UNDO"},
+		"alone":   {"SEM_UNDO", "apart from its process"},
 		"long":    {"message queue 0", "kernel.msgmax"},
 		"machine": {"System V", "unshare --ipc"},
 		"message": {"/firn-subject", "holds 1 messages"},
@@ -70,6 +70,33 @@ func TestIPCRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSemaphoreOfTheMachine: what the end of the tree would change is named, and
+// the question has changed nothing.
+func TestSemaphoreOfTheMachine(t *testing.T) {
+	s := startC(t, "ipc", "undo")
+	lines := strings.Join(s.refused(), "\n")
+	if !strings.Contains(lines, "changes by -1 when the task ends (SEM_UNDO)") {
+		t.Errorf("report:\n%s", lines)
+	}
+	s.ask("drain")
+	s.last()
+}
+
+// TestSemaphoreAdjustments: what the kernel takes back when processes end
+// (SEM_UNDO) is the same for the restored ones, over the whole range.
+func TestSemaphoreAdjustments(t *testing.T) {
+	gate.Cap(t, unix.CAP_SYS_ADMIN)
+	s := startC(t, "undo")
+	s.checkpoint("--leave-running")
+	s.unharmed()
+	s.cycle()
+	s.unharmed()
+	s.cycle()
+	s.ask("end")
+	s.line("undone")
+	s.last()
 }
 
 // TestPOSIXQueueOfTheMachine: one that lies in the namespace of firn itself is

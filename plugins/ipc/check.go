@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/sdk"
-	"github.com/firn-cr/firn/sdk/kern"
 	"github.com/firn-cr/firn/sdk/namespace"
 	"github.com/firn-cr/firn/sdk/procfs"
 )
@@ -21,7 +20,7 @@ import (
 const subject = "ipc namespace"
 
 // Check implements [sdk.Checker].
-func (*plugin) Check(_ context.Context, req *sdk.CheckRequest) ([]sdk.Finding, error) {
+func (*plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Finding, error) {
 	var findings []sdk.Finding
 	for i := range req.Resources {
 		r := &req.Resources[i]
@@ -29,8 +28,8 @@ func (*plugin) Check(_ context.Context, req *sdk.CheckRequest) ([]sdk.Finding, e
 		if len(members) == 0 {
 			continue
 		}
-		x := &examination{tree: req.Tree, resource: r, members: members, frozen: req.Frozen, preview: req.Preview}
-		err := x.examine()
+		x := &examination{host: req.Host, tree: req.Tree, resource: r, members: members, frozen: req.Frozen, preview: req.Preview}
+		err := x.examine(ctx)
 		gone := errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
 		switch {
 		case gone && !req.Frozen:
@@ -48,6 +47,7 @@ func (*plugin) Check(_ context.Context, req *sdk.CheckRequest) ([]sdk.Finding, e
 
 // examination is what is known of one namespace while it is looked at.
 type examination struct {
+	host     sdk.Host
 	tree     *sdk.Tree
 	resource *sdk.Resource
 	members  []*sdk.Process
@@ -64,7 +64,7 @@ func (x *examination) add(level sdk.Level, subject, text, help string) {
 
 func (x *examination) block(subject, text, help string) { x.add(sdk.LevelBlock, subject, text, help) }
 
-func (x *examination) examine() error {
+func (x *examination) examine(ctx context.Context) error {
 	foreign, err := namespace.Foreign(x.members[0].PID, nsName)
 	if err != nil {
 		return err
@@ -80,11 +80,11 @@ func (x *examination) examine() error {
 		x.block(subject, fmt.Sprintf("task %d lives in it as well, which is outside of the tree", outsider),
 			"checkpoint a tree that has all processes of the namespace")
 	}
-	return within(x.members[0].PID, x.content)
+	return within(x.members[0].PID, func() error { return x.content(ctx) })
 }
 
 // content looks at the objects; the calling thread is in the namespace.
-func (x *examination) content() error {
+func (x *examination) content(ctx context.Context) error {
 	segments, err := x.segments()
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func (x *examination) content() error {
 	if err != nil {
 		return err
 	}
-	if err := x.adjustments(sets); err != nil {
+	if err := x.adjustments(ctx, sets); err != nil {
 		return err
 	}
 	posix, err := posixQueues()
@@ -121,26 +121,6 @@ func (x *examination) content() error {
 	}
 	x.add(sdk.LevelOK, subject, fmt.Sprintf("%d shared memory segments, %d message queues, %d sets of semaphores, %d POSIX message queues",
 		segments, len(queues), len(sets), len(posix)), "")
-	return nil
-}
-
-// adjustments reports processes that may have to undo what they did to
-// semaphores (SEM_UNDO) when they end: the kernel does not tell what.
-func (x *examination) adjustments(sets []procfs.SysVObject) error {
-	used := func(s procfs.SysVObject) bool { return s.Numbers["otime"] != 0 }
-	if !slices.ContainsFunc(sets, used) {
-		return nil
-	}
-	for _, p := range x.members {
-		may, err := kern.MayUndo(p.TIDs()...)
-		if err != nil {
-			return fmt.Errorf("semaphore adjustments of task %d: %w", p.ID, err)
-		}
-		if may {
-			x.findings = append(x.findings, sdk.Finding{Level: sdk.LevelBlock, Task: p.ID, Subject: "System V semaphores",
-				Text: "may have to be changed back when the task ends (SEM_UNDO), which the kernel does not tell"})
-		}
-	}
 	return nil
 }
 

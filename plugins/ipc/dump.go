@@ -12,6 +12,7 @@ import (
 // dump emits what one namespace has.
 type dump struct {
 	emit    sdk.Emitter
+	host    sdk.Host
 	object  uint64
 	members []*sdk.Process
 	// bulks counts the bulk records.
@@ -26,7 +27,7 @@ func (*plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		if len(members) == 0 {
 			continue
 		}
-		d := &dump{emit: req.Records, object: r.Object, members: members}
+		d := &dump{emit: req.Records, host: req.Host, object: r.Object, members: members}
 		if err := d.namespace(ctx, r.Namespace.Ino); err != nil {
 			return fmt.Errorf("dump ipc namespace of task %d: %w", members[0].ID, err)
 		}

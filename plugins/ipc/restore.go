@@ -180,16 +180,15 @@ func (*plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) e
 	if err != nil {
 		return err
 	}
-	var runs []tape.Run
 	for _, s := range all {
 		if err := within(s.members[0].PID, func() error { return s.create(req.Records) }); err != nil {
 			return fmt.Errorf("ipc namespace of task %d: %w", s.members[0].ID, err)
 		}
-		for _, set := range s.semaphores {
-			runs = append(runs, lastProcesses(set, s.members)...)
+		if err := s.runAdjustments(ctx, req.Host); err != nil {
+			return err
 		}
 	}
-	return namespace.Run(ctx, req.Host, "set semaphores", runs)
+	return nil
 }
 
 // create makes all objects in the calling thread's namespace, whose limits

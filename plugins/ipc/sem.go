@@ -12,7 +12,6 @@ import (
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/kern"
 	"github.com/firn-cr/firn/sdk/procfs"
-	"github.com/firn-cr/firn/sdk/tape"
 )
 
 // Limits of the kernel (linux/sem.h).
@@ -21,11 +20,13 @@ const (
 	maxSemValue   = 32767
 )
 
-// dumpSemaphores emits the semaphores of the calling thread's namespace. The
-// adjustments that processes have pending (SEM_UNDO) cannot be read: Check refuses
-// processes that may have some.
+// dumpSemaphores emits the semaphores of the calling thread's namespace.
 func (d *dump) dumpSemaphores(ctx context.Context) error {
 	rows, err := procfs.SysVIPC(procfs.Semaphores)
+	if err != nil {
+		return err
+	}
+	adjusted, err := readAdjustments(ctx, d.host, rows, d.members)
 	if err != nil {
 		return err
 	}
@@ -35,6 +36,7 @@ func (d *dump) dumpSemaphores(ctx context.Context) error {
 			return fmt.Errorf("semaphores %d: %w", r.ID, err)
 		}
 		d.translate(s)
+		d.adjust(s, adjusted)
 		if err := d.emit.Emit(ctx, kindSemaphores, d.object, s); err != nil {
 			return err
 		}
@@ -112,28 +114,10 @@ func restoreSemaphores(s *ipcpb.SemaphoreSet) error {
 	return setOwner(procfs.Semaphores, s.Owner, nil)
 }
 
-// lastProcesses are the tapes by which processes become the last ones that
-// changed a semaphore, which they do by setting it to its value.
-func lastProcesses(s *ipcpb.SemaphoreSet, members []*sdk.Process) []tape.Run {
-	var runs []tape.Run
-	for _, p := range members {
-		t := &tape.Tape{}
-		for i, pid := range s.Last {
-			if sdk.TaskID(pid) == p.ID {
-				t.Call(unix.SYS_SEMCTL, tape.Imm(s.Owner.Id), tape.Imm(i), tape.Imm(semSetVal), tape.Imm(s.Values[i]))
-			}
-		}
-		if len(t.Calls) > 0 {
-			runs = append(runs, tape.Run{TID: p.PID, Tape: t})
-		}
-	}
-	return runs
-}
-
 func validSemaphores(s *ipcpb.SemaphoreSet) error {
 	big := func(v uint32) bool { return v > maxSemValue }
 	if n := len(s.Values); n == 0 || n > maxSemaphores || len(s.Last) != n || slices.ContainsFunc(s.Values, big) {
 		return fmt.Errorf("set of %d semaphores, %d processes: %w", n, len(s.Last), sdk.ErrCorrupt)
 	}
-	return nil
+	return validAdjustments(s)
 }

@@ -63,10 +63,9 @@ func describeCgroups(groups []*taskpb.Cgroup, known map[cgroups.Key]*taskpb.Cgro
 }
 
 // threadCgroups reports a thread that is not in the cgroups of its main thread
-// (cgroup v1, or a threaded group of v2). It looks while the tree runs: in the
-// freeze that would take too long for what is hardly ever changed.
+// (cgroup v1, or a threaded group of v2).
 func (x *examination) threadCgroups(i int) error {
-	if i == 0 || x.frozen {
+	if i == 0 {
 		return nil
 	}
 	main, err := procfs.Read(x.proc.PID, "cgroup")

@@ -64,7 +64,7 @@ func examine(ctx context.Context, req *sdk.CheckRequest) ([]*examination, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := adjustments(exams); err != nil {
+	if err := adjustments(ctx, req.Host, exams); err != nil {
 		return nil, err
 	}
 	threads := threadsOf(exams, func(x *examination) int { return len(x.proc.Threads) })

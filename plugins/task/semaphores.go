@@ -1,31 +1,34 @@
 package task
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/plugins/internal/semadj"
+	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/kern"
 	"github.com/firn-cr/firn/sdk/namespace"
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
-// semaphoreUsers are the processes that were the last to change some System V semaphore
-// of the plugin's own IPC namespace.
-func semaphoreUsers() (map[int]bool, error) {
+// machineSemaphores are those of the plugin's own IPC namespace on which semop(2)
+// was called, and the processes that were the last to change one.
+func machineSemaphores() (list []semadj.Semaphore, users map[int]bool, err error) {
 	sets, err := procfs.SysVIPC(procfs.Semaphores)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	users := map[int]bool{}
+	users = map[int]bool{}
 	for _, s := range sets {
 		if s.Numbers["otime"] == 0 {
-			continue // semop(2) was never called
+			continue
 		}
 		for i := range int(s.Numbers["nsems"]) {
 			pid, err := kern.SemaphorePID(s.ID, i)
@@ -33,34 +36,38 @@ func semaphoreUsers() (map[int]bool, error) {
 				break // removed since, or none that the plugin may look at
 			}
 			if err != nil {
-				return nil, fmt.Errorf("last process of semaphore %d of %d: %w", i, s.ID, err)
+				return nil, nil, fmt.Errorf("last process of semaphore %d of %d: %w", i, s.ID, err)
 			}
 			users[pid] = true
+			list = append(list, semadj.Semaphore{Set: s.ID, Number: i})
 		}
 	}
-	return users, nil
+	return list, users, nil
 }
 
-// adjustments reports processes that use semaphores of the machine and may have
-// to undo that when they end: the kernel does not tell what. Semaphores of other
-// IPC namespaces are the business of who carries these.
-func adjustments(exams []*examination) error {
-	users, err := semaphoreUsers()
-	if err != nil || len(users) == 0 {
+// adjustments reports processes that have changed semaphores of the machine for
+// as long as they live (SEM_UNDO): the end of the tree takes that back, and
+// others may have them when it is restored. Semaphores of other IPC namespaces
+// are the business of who carries these. Only frozen tasks can be asked; before,
+// a process that was the last to change one is worth a note.
+func adjustments(ctx context.Context, host sdk.Host, exams []*examination) error {
+	list, users, err := machineSemaphores()
+	if err != nil || len(list) == 0 {
 		return err
 	}
 	for _, x := range exams {
-		if !users[x.proc.TGID()] {
+		if len(x.proc.Threads) == 0 || !x.frozen && (x.preview || !users[x.proc.TGID()]) {
 			continue
 		}
-		if err := x.ended(x.adjustments()); err != nil {
+		if err := x.ended(x.adjustments(ctx, host, list, users)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (x *examination) adjustments() error {
+func (x *examination) adjustments(ctx context.Context, host sdk.Host, list []semadj.Semaphore, users map[int]bool) error {
+	const subject = "System V semaphores"
 	own, err := namespace.Inode(selfPID, "ipc")
 	if err != nil {
 		return err
@@ -70,8 +77,56 @@ func (x *examination) adjustments() error {
 		return err
 	}
 	may, err := kern.MayUndo(x.proc.TIDs()...)
-	if may {
-		x.block(0, "System V semaphores", "were changed by the task, and may have to be changed back when it ends (SEM_UNDO), which the kernel does not tell", "")
+	if err != nil || !may {
+		return err
 	}
-	return err
+	if !x.frozen {
+		x.note(0, subject, "were changed by the task; if it has to change them back when it ends (SEM_UNDO), a checkpoint is refused")
+		return nil
+	}
+	for i, th := range x.proc.Threads {
+		if i > 0 {
+			if same, err := kern.SameUndo(x.proc.Threads[0].TID, th.TID); err != nil || same {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		if err := x.adjustmentsOf(ctx, host, i, list, users); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// looks is how often a semaphore that others change is looked at.
+const looks = 5
+
+func (x *examination) adjustmentsOf(ctx context.Context, host sdk.Host, i int, list []semadj.Semaphore, users map[int]bool) error {
+	const subject = "System V semaphores"
+	tid := x.proc.Threads[i].TID
+	for _, s := range list {
+		var found []semadj.Adjustment
+		err := semadj.ErrBusy
+		for look := 0; look < looks && errors.Is(err, semadj.ErrBusy); look++ {
+			if s.Value, err = kern.SemaphoreValue(s.Set, s.Number); err == nil {
+				found, err = semadj.Read(ctx, host, []int{tid}, []semadj.Semaphore{s})
+			}
+		}
+		switch {
+		case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EIDRM):
+			continue // removed since
+		case errors.Is(err, semadj.ErrUnreadable) && !users[x.proc.TGID()]:
+			continue // it may not use it, and has not been the last who did
+		case errors.Is(err, semadj.ErrUnreadable) || errors.Is(err, semadj.ErrBusy):
+			x.block(i, subject, fmt.Sprintf("semaphore %d of %d: %v", s.Number, s.Set, err), "try again")
+		case err != nil:
+			return err
+		case len(found) > 0:
+			x.block(i, subject, fmt.Sprintf("semaphore %d of %d changes by %d when the task ends (SEM_UNDO)", s.Number, s.Set, found[0].By),
+				"run the program in an IPC namespace (unshare --ipc)")
+		}
+	}
+	return nil
 }

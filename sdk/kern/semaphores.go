@@ -9,6 +9,19 @@ import (
 // semGetPID is GETPID of semctl(2).
 const semGetPID = 11
 
+// semGetVal is GETVAL of semctl(2).
+const semGetVal = 12
+
+// SemaphoreValue returns the value of a System V semaphore in the IPC namespace of
+// the calling thread.
+func SemaphoreValue(id int32, number int) (int, error) {
+	v, _, errno := unix.Syscall(unix.SYS_SEMCTL, uintptr(id), uintptr(number), semGetVal)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(v), nil
+}
+
 // SemaphorePID returns the process that changed a System V semaphore last, 0 if
 // none did, in the IPC namespace of the calling thread.
 func SemaphorePID(id int32, number int) (int, error) {
@@ -17,6 +30,16 @@ func SemaphorePID(id int32, number int) (int, error) {
 		return 0, errno
 	}
 	return int(pid), nil
+}
+
+// SameUndo tells whether two threads share their list of System V semaphore
+// operations that the kernel undoes (CLONE_SYSVSEM), or both have none.
+func SameUndo(a, b int) (bool, error) {
+	order, err := Kcmp(a, b, KcmpSysVSem, 0, 0)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return true, nil
+	}
+	return order == 0, err
 }
 
 // MayUndo tells whether some of the threads have a list of System V semaphore

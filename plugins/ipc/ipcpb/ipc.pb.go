@@ -480,7 +480,9 @@ type SemaphoreSet struct {
 	// The task that changed each semaphore last; 0 if none did.
 	Last []uint32 `protobuf:"varint,3,rep,packed,name=last,proto3" json:"last,omitempty"`
 	// Some semop(2) was done (sem_otime is not 0).
-	Used          bool `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	Used bool `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	// What is added to semaphores when processes end (SEM_UNDO).
+	Adjustments   []*SemaphoreAdjustment `protobuf:"bytes,5,rep,name=adjustments,proto3" json:"adjustments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -543,6 +545,74 @@ func (x *SemaphoreSet) GetUsed() bool {
 	return false
 }
 
+func (x *SemaphoreSet) GetAdjustments() []*SemaphoreAdjustment {
+	if x != nil {
+		return x.Adjustments
+	}
+	return nil
+}
+
+// SemaphoreAdjustment is not 0. The threads of a process share it.
+type SemaphoreAdjustment struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Process       uint32                 `protobuf:"varint,1,opt,name=process,proto3" json:"process,omitempty"`
+	Number        uint32                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	By            int32                  `protobuf:"zigzag32,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SemaphoreAdjustment) Reset() {
+	*x = SemaphoreAdjustment{}
+	mi := &file_plugins_ipc_ipc_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SemaphoreAdjustment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SemaphoreAdjustment) ProtoMessage() {}
+
+func (x *SemaphoreAdjustment) ProtoReflect() protoreflect.Message {
+	mi := &file_plugins_ipc_ipc_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SemaphoreAdjustment.ProtoReflect.Descriptor instead.
+func (*SemaphoreAdjustment) Descriptor() ([]byte, []int) {
+	return file_plugins_ipc_ipc_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SemaphoreAdjustment) GetProcess() uint32 {
+	if x != nil {
+		return x.Process
+	}
+	return 0
+}
+
+func (x *SemaphoreAdjustment) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SemaphoreAdjustment) GetBy() int32 {
+	if x != nil {
+		return x.By
+	}
+	return 0
+}
+
 // MessageQueue is a POSIX message queue, which is empty.
 type MessageQueue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -559,7 +629,7 @@ type MessageQueue struct {
 
 func (x *MessageQueue) Reset() {
 	*x = MessageQueue{}
-	mi := &file_plugins_ipc_ipc_proto_msgTypes[8]
+	mi := &file_plugins_ipc_ipc_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +641,7 @@ func (x *MessageQueue) String() string {
 func (*MessageQueue) ProtoMessage() {}
 
 func (x *MessageQueue) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_ipc_ipc_proto_msgTypes[8]
+	mi := &file_plugins_ipc_ipc_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +654,7 @@ func (x *MessageQueue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageQueue.ProtoReflect.Descriptor instead.
 func (*MessageQueue) Descriptor() ([]byte, []int) {
-	return file_plugins_ipc_ipc_proto_rawDescGZIP(), []int{8}
+	return file_plugins_ipc_ipc_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MessageQueue) GetName() []byte {
@@ -644,7 +714,7 @@ type Descriptor struct {
 
 func (x *Descriptor) Reset() {
 	*x = Descriptor{}
-	mi := &file_plugins_ipc_ipc_proto_msgTypes[9]
+	mi := &file_plugins_ipc_ipc_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +726,7 @@ func (x *Descriptor) String() string {
 func (*Descriptor) ProtoMessage() {}
 
 func (x *Descriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_ipc_ipc_proto_msgTypes[9]
+	mi := &file_plugins_ipc_ipc_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +739,7 @@ func (x *Descriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Descriptor.ProtoReflect.Descriptor instead.
 func (*Descriptor) Descriptor() ([]byte, []int) {
-	return file_plugins_ipc_ipc_proto_rawDescGZIP(), []int{9}
+	return file_plugins_ipc_ipc_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Descriptor) GetNamespace() uint64 {
@@ -728,12 +798,17 @@ const file_plugins_ipc_ipc_proto_rawDesc = "" +
 	"\bmessages\x18\x03 \x01(\x04R\bmessages\"1\n" +
 	"\aMessage\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\x03R\x04type\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\fR\x04text\"x\n" +
+	"\x04text\x18\x02 \x01(\fR\x04text\"\xbc\x01\n" +
 	"\fSemaphoreSet\x12(\n" +
 	"\x05owner\x18\x01 \x01(\v2\x12.firn.ipc.v1.OwnerR\x05owner\x12\x16\n" +
 	"\x06values\x18\x02 \x03(\rR\x06values\x12\x12\n" +
 	"\x04last\x18\x03 \x03(\rR\x04last\x12\x12\n" +
-	"\x04used\x18\x04 \x01(\bR\x04used\"\x98\x01\n" +
+	"\x04used\x18\x04 \x01(\bR\x04used\x12B\n" +
+	"\vadjustments\x18\x05 \x03(\v2 .firn.ipc.v1.SemaphoreAdjustmentR\vadjustments\"W\n" +
+	"\x13SemaphoreAdjustment\x12\x18\n" +
+	"\aprocess\x18\x01 \x01(\rR\aprocess\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\x11R\x02by\"\x98\x01\n" +
 	"\fMessageQueue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
@@ -759,29 +834,31 @@ func file_plugins_ipc_ipc_proto_rawDescGZIP() []byte {
 	return file_plugins_ipc_ipc_proto_rawDescData
 }
 
-var file_plugins_ipc_ipc_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_plugins_ipc_ipc_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_plugins_ipc_ipc_proto_goTypes = []any{
-	(*Namespace)(nil),    // 0: firn.ipc.v1.Namespace
-	(*Sysctl)(nil),       // 1: firn.ipc.v1.Sysctl
-	(*Owner)(nil),        // 2: firn.ipc.v1.Owner
-	(*Segment)(nil),      // 3: firn.ipc.v1.Segment
-	(*Pages)(nil),        // 4: firn.ipc.v1.Pages
-	(*Queue)(nil),        // 5: firn.ipc.v1.Queue
-	(*Message)(nil),      // 6: firn.ipc.v1.Message
-	(*SemaphoreSet)(nil), // 7: firn.ipc.v1.SemaphoreSet
-	(*MessageQueue)(nil), // 8: firn.ipc.v1.MessageQueue
-	(*Descriptor)(nil),   // 9: firn.ipc.v1.Descriptor
+	(*Namespace)(nil),           // 0: firn.ipc.v1.Namespace
+	(*Sysctl)(nil),              // 1: firn.ipc.v1.Sysctl
+	(*Owner)(nil),               // 2: firn.ipc.v1.Owner
+	(*Segment)(nil),             // 3: firn.ipc.v1.Segment
+	(*Pages)(nil),               // 4: firn.ipc.v1.Pages
+	(*Queue)(nil),               // 5: firn.ipc.v1.Queue
+	(*Message)(nil),             // 6: firn.ipc.v1.Message
+	(*SemaphoreSet)(nil),        // 7: firn.ipc.v1.SemaphoreSet
+	(*SemaphoreAdjustment)(nil), // 8: firn.ipc.v1.SemaphoreAdjustment
+	(*MessageQueue)(nil),        // 9: firn.ipc.v1.MessageQueue
+	(*Descriptor)(nil),          // 10: firn.ipc.v1.Descriptor
 }
 var file_plugins_ipc_ipc_proto_depIdxs = []int32{
 	1, // 0: firn.ipc.v1.Namespace.sysctls:type_name -> firn.ipc.v1.Sysctl
 	2, // 1: firn.ipc.v1.Segment.owner:type_name -> firn.ipc.v1.Owner
 	2, // 2: firn.ipc.v1.Queue.owner:type_name -> firn.ipc.v1.Owner
 	2, // 3: firn.ipc.v1.SemaphoreSet.owner:type_name -> firn.ipc.v1.Owner
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	8, // 4: firn.ipc.v1.SemaphoreSet.adjustments:type_name -> firn.ipc.v1.SemaphoreAdjustment
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_plugins_ipc_ipc_proto_init() }
@@ -795,7 +872,7 @@ func file_plugins_ipc_ipc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugins_ipc_ipc_proto_rawDesc), len(file_plugins_ipc_ipc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

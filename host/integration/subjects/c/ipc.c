@@ -4,7 +4,8 @@
  * namespace that it was started in. With another argument it has what cannot be
  * carried:
  *
- *   undo      a semaphore adjustment of SEM_UNDO
+ *   undo      a semaphore adjustment of SEM_UNDO, of the machine's IPC namespace
+ *   alone     a thread with adjustments of its own
  *   long      a message longer than new ones may be
  *   message   a message in a POSIX queue
  *   notify    a notification of a POSIX queue
@@ -13,6 +14,7 @@
  */
 #include "subject.h"
 #include <mqueue.h>
+#include <pthread.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
@@ -301,12 +303,29 @@ static void machine_queue(const char *name)
 	exit(0);
 }
 
+static int machine_sem = -1;
+
+static void *alone(void *arg)
+{
+	struct sembuf op = {.sem_op = 1, .sem_flg = SEM_UNDO};
+	check(unshare(CLONE_SYSVSEM) == 0 && semop(machine_sem, &op, 1) == 0);
+	for (;;)
+		pause();
+	return arg;
+}
+
 static void unable(const char *what)
 {
+	struct sembuf op = {.sem_op = 1, .sem_flg = SEM_UNDO};
 	if (!strcmp(what, "undo")) {
-		int id = semget(IPC_PRIVATE, 1, IPC_CREAT | 0600);
-		struct sembuf op = {.sem_op = 1, .sem_flg = SEM_UNDO};
-		check(id >= 0 && semop(id, &op, 1) == 0);
+		machine_sem = semget(IPC_PRIVATE, 1, IPC_CREAT | 0600);
+		check(machine_sem >= 0 && semop(machine_sem, &op, 1) == 0);
+	} else if (!strcmp(what, "alone")) {
+		pthread_t thread;
+		machine_sem = semget(IPC_PRIVATE, 1, IPC_CREAT | 0600);
+		check(pthread_create(&thread, NULL, alone, NULL) == 0);
+		while (semctl(machine_sem, 0, GETVAL) == 0)
+			pause_ms(1);
 	} else if (!strcmp(what, "long")) {
 		send_all(msgget(IPC_PRIVATE, IPC_CREAT | 0600));
 		set_limit("/proc/sys/kernel/msgmax", "4000");
@@ -326,10 +345,12 @@ static void unable(const char *what)
 			check(mq_notify(q, &ev) == 0);
 	}
 	say("ready");
-	for (int n = 0;; n++) {
+	for (int n = 0; !asked("drain"); n++) {
 		say("tick %d", n);
 		pause_ms(10);
 	}
+	drop_sem(machine_sem);
+	exit(0);
 }
 
 int main(int argc, char **argv)
@@ -338,7 +359,7 @@ int main(int argc, char **argv)
 	self = getpid();
 	if (argc == 3)
 		machine_queue(argv[2]);
-	if (argc == 1 || strcmp(argv[1], "machine"))
+	if (argc == 1 || (strcmp(argv[1], "machine") && strcmp(argv[1], "undo")))
 		check(unshare(CLONE_NEWIPC) == 0);
 	if (argc > 1)
 		unable(argv[1]);
