@@ -101,6 +101,19 @@ func TestTaskState(t *testing.T) {
 	}
 }
 
+// TestPolicies: threads of every scheduling policy, and a login uid.
+func TestPolicies(t *testing.T) {
+	gate.Cap(t, unix.CAP_SYS_NICE)
+	gate.Cap(t, unix.CAP_AUDIT_CONTROL)
+	s := startC(t, "policies")
+	s.checkpoint("--leave-running")
+	s.unharmed()
+	s.cycle()
+	s.unharmed()
+	s.cycle()
+	s.unharmed()
+}
+
 // TestTaskStateLeaveRunning: a checkpoint leaves no trace in the tasks.
 func TestTaskStateLeaveRunning(t *testing.T) {
 	s := startC(t, "taskstate", "nobody")

@@ -93,6 +93,17 @@ func TestWaits(t *testing.T) {
 	s.unharmed()
 }
 
+// TestWaitsForChildren: children that end, before the checkpoint or after the
+// restore, are reaped with their statuses by threads that wait for them.
+func TestWaitsForChildren(t *testing.T) {
+	s := startC(t, "waits", "children")
+	for range 5 {
+		s.checkpoint()
+		s.restore()
+		s.ticks(3)
+	}
+}
+
 // TestRegisters: every register, x87 to AVX-512, is held across checkpoints.
 func TestRegisters(t *testing.T) {
 	onlyAMD64(t)

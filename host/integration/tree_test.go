@@ -61,6 +61,39 @@ func TestTree(t *testing.T) {
 	}
 }
 
+// relativesStopped is how many processes of the subject "relatives" are stopped.
+const relativesStopped = 4
+
+// TestRelatives: a session whose leader has ended with a daemon in it, stopped
+// groups and members of groups, processes that were traced and left.
+func TestRelatives(t *testing.T) {
+	s := startC(t, "relatives")
+	s.checkpoint("--leave-running")
+	s.ticks(3)
+	for range 2 {
+		s.cycle()
+		s.ticks(3)
+	}
+	if stopped := s.Disturbed(); len(stopped) != relativesStopped {
+		t.Errorf("%d tasks are stopped, want %d: %v", len(stopped), relativesStopped, stopped)
+	}
+	finishTree(t, s)
+}
+
+// TestVfork: a process that waits for its vfork child cannot be stopped. It is
+// named before anything is tried, and goes on.
+func TestVfork(t *testing.T) {
+	s := startC(t, "vforked")
+	lines := strings.Join(s.refused(), "\n")
+	if !strings.Contains(lines, "vfork") {
+		t.Errorf("report:\n%s", lines)
+	}
+	s.ticks(3)
+	s.ask("leave")
+	s.line("left")
+	s.last()
+}
+
 // mainStatus is the exit status of the subject "mainexit".
 const mainStatus = 24
 

@@ -157,12 +157,11 @@ func (s *spawner) keep(id sdk.TaskID, pid task.HostPID) {
 
 // exitSignal is what the parent of a process gets when it ends.
 func (s *spawner) exitSignal(id sdk.TaskID) int {
-	if h := s.hostProcess(id); h != nil && h.ExitSignal != 0 {
+	if h := s.hostProcess(id); h != nil {
 		return int(h.ExitSignal)
 	}
-	if s.tree.Process(id) == nil {
-		return 0 // a stand-in: nobody shall notice
-	}
+	// A stand-in hands it on to the siblings that it creates. That of its own
+	// end is silenced.
 	return int(unix.SIGCHLD)
 }
 

@@ -149,6 +149,54 @@ static int wait_child(void)
 	return waitpid(pid, &status, 0);
 }
 
+/* The child ends with a status, before or after a restore. */
+static pid_t napping(void)
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		struct timespec ts = nap();
+		_exit(nanosleep(&ts, NULL) == 0 ? 33 : 34);
+	}
+	return pid;
+}
+
+static int wait_reaped(void)
+{
+	int status = 0;
+	pid_t pid = napping();
+	return wait4(pid, &status, 0, NULL) == pid && status == 33 << 8 ? 0 : status;
+}
+
+static int wait_waitid(void)
+{
+	siginfo_t info = {0};
+	pid_t pid = napping();
+	int r = waitid(P_PID, pid, &info, WEXITED);
+	return r == 0 && info.si_pid == pid && info.si_status == 33 && info.si_code == CLD_EXITED ? 0 : -1;
+}
+
+/* The main thread sends the signal, which is blocked but for the call. */
+static volatile sig_atomic_t handled;
+
+static void handle(int sig)
+{
+	(void)sig;
+	handled++;
+}
+
+static int wait_suspended(void)
+{
+	sigset_t set, now;
+	int before = handled;
+	pthread_sigmask(SIG_BLOCK, NULL, &set);
+	sigdelset(&set, SIGUSR2);
+	int r = sigsuspend(&set);
+	pthread_sigmask(SIG_BLOCK, NULL, &now);
+	if (r != -1 || errno != EINTR || handled == before || !sigismember(&now, SIGUSR2))
+		return -2;
+	return 0;
+}
+
 static int wait_pause(void)
 {
 	return pause();
@@ -175,8 +223,12 @@ static struct waiter {
 	{"accept", wait_accept, ENDLESS, 0},
 	{"waitpid", wait_child, ENDLESS, 0},
 	{"pause", wait_pause, ENDLESS, 0},
+	{"sigsuspend", wait_suspended, 0, 0},
+	/* Only with the argument "children", which come and go. */
+	{"wait4", wait_reaped, TIMED, 0},
+	{"waitid", wait_waitid, TIMED, 0},
 };
-enum { WAITERS = sizeof waiters / sizeof *waiters };
+enum { ALL = sizeof waiters / sizeof *waiters, STEADY = ALL - 2, SUSPENDED = STEADY - 1 };
 
 static void *run(void *arg)
 {
@@ -197,20 +249,27 @@ static void *run(void *arg)
 	return NULL;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	pthread_t t;
-	unsigned long last[WAITERS] = {0};
+	int waiting = argc > 1 && strcmp(argv[1], "children") == 0 ? ALL : STEADY;
+	pthread_t t[ALL];
+	unsigned long last[ALL] = {0};
 
 	subject_open();
 	check(pipe(quiet) == 0 && pipe(fed) == 0);
-	for (int i = 0; i < WAITERS; i++)
-		check(pthread_create(&t, NULL, run, &waiters[i]) == 0);
+	struct sigaction action = {.sa_handler = handle};
+	sigset_t suspended;
+	sigemptyset(&suspended);
+	sigaddset(&suspended, SIGUSR2);
+	check(sigaction(SIGUSR2, &action, NULL) == 0 && pthread_sigmask(SIG_BLOCK, &suspended, NULL) == 0);
+	for (int i = 0; i < waiting; i++)
+		check(pthread_create(&t[i], NULL, run, &waiters[i]) == 0);
 	say("ready");
 	for (long n = 0;; n++) {
 		if (write(fed[1], "x", 1) != 1)
 			bad("write: %s", strerror(errno));
-		for (int i = 0; i < WAITERS; i++) {
+		pthread_kill(t[SUSPENDED], SIGUSR2);
+		for (int i = 0; i < waiting; i++) {
 			while (!(waiters[i].flags & ENDLESS) && waiters[i].count == last[i])
 				pause_ms(5);
 			last[i] = waiters[i].count;
