@@ -15,17 +15,20 @@ func TestSubjectsDetectChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	damaged := map[string]func(t *testing.T) *subject{
-		"threads": func(t *testing.T) *subject { return startC(t, "threads") },
-		"memory":  func(t *testing.T) *subject { return startC(t, "memory") },
-		"tree":    func(t *testing.T) *subject { return startC(t, "tree") },
-		"pidns":   func(t *testing.T) *subject { return startC(t, "pidns") },
-		"waits":   func(t *testing.T) *subject { return startC(t, "waits") },
-		"many":    func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
-		"tick":    func(t *testing.T) *subject { return startC(t, "tick") },
-		"seccomp": func(t *testing.T) *subject { return startC(t, "seccomp") },
-		"workers": func(t *testing.T) *subject { return startC(t, "workers") },
-		"ipc":     func(t *testing.T) *subject { return startC(t, "ipc") },
-		"gorun":   func(t *testing.T) *subject { return startGo(t, "gorun") },
+		"threads":   func(t *testing.T) *subject { return startC(t, "threads") },
+		"memory":    func(t *testing.T) *subject { return startC(t, "memory") },
+		"tree":      func(t *testing.T) *subject { return startC(t, "tree") },
+		"pidns":     func(t *testing.T) *subject { return startC(t, "pidns") },
+		"waits":     func(t *testing.T) *subject { return startC(t, "waits") },
+		"many":      func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
+		"policies":  func(t *testing.T) *subject { return startC(t, "policies") },
+		"relatives": func(t *testing.T) *subject { return startC(t, "relatives") },
+		"tick":      func(t *testing.T) *subject { return startC(t, "tick") },
+		"seccomp":   func(t *testing.T) *subject { return startC(t, "seccomp") },
+		"workers":   func(t *testing.T) *subject { return startC(t, "workers") },
+		"ipc":       func(t *testing.T) *subject { return startC(t, "ipc") },
+		"undo":      func(t *testing.T) *subject { return startC(t, "undo") },
+		"gorun":     func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}
 	if runtime.GOARCH == "amd64" {
 		damaged["registers"] = func(t *testing.T) *subject { return startC(t, "registers") }

@@ -310,6 +310,24 @@ func TestListeners(t *testing.T) {
 	finishListeners(t, s)
 }
 
+// TestKernelLog: a reader of /dev/kmsg reads every message once, also those that
+// are logged while the tree is an image.
+func TestKernelLog(t *testing.T) {
+	gate.Cap(t, unix.CAP_SYSLOG)
+	s := startC(t, "kmsg")
+	s.checkpoint("--leave-running")
+	s.unharmed()
+	s.checkpoint()
+	if err := os.WriteFile("/dev/kmsg", []byte("firn: a message of its test\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	s.restore()
+	s.unharmed()
+	s.ask("drain")
+	s.line("drained")
+	s.last()
+}
+
 // TestUTSNamespace: two processes in a UTS namespace of their own keep its host
 // name.
 func TestUTSNamespace(t *testing.T) {

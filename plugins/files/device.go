@@ -10,7 +10,7 @@ import (
 	"github.com/firn-cr/firn/sdk/openfile"
 )
 
-// examineDevice handles the devices that have no state.
+// examineDevice handles the memory devices.
 func (s *survey) examineDevice(it *item) error {
 	f := it.file()
 	if _, ok := isDevice(f.Rdev); !ok {
@@ -22,7 +22,11 @@ func (s *survey) examineDevice(it *item) error {
 		return err
 	}
 	it.kind = kindDevice
-	it.msg = &filespb.Device{Description: d, Path: []byte(f.Link), Rdev: f.Rdev, Offset: f.Offset}
+	msg := &filespb.Device{Description: d, Path: []byte(f.Link), Rdev: f.Rdev, Offset: f.Offset}
+	it.msg = msg
+	if isKmsg(f.Rdev) {
+		return s.examineKmsg(it, msg)
+	}
 	return nil
 }
 
@@ -53,8 +57,14 @@ func openDevice(d *filespb.Device) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", path, err)
 	}
+	if isKmsg(d.GetRdev()) && flags&unix.O_ACCMODE != unix.O_WRONLY {
+		if err := seekMessage(fd, d.GetNextMessage()); err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("%s: %w", path, err)
+		}
+	}
 	// /dev/null and /dev/zero have no position and stay at 0.
-	if d.GetOffset() != 0 {
+	if d.GetOffset() != 0 && !isKmsg(d.GetRdev()) {
 		if _, err := unix.Seek(fd, d.GetOffset(), unix.SEEK_SET); err != nil {
 			unix.Close(fd)
 			return -1, fmt.Errorf("%s: seek to %d: %w", path, d.GetOffset(), err)

@@ -243,5 +243,8 @@ func TestDevices(t *testing.T) {
 	}
 	kmsg := open(t, "/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK)
 	defer unix.Close(kmsg)
-	blocked(t, kmsg, "device 1:11 is not carried")
+	blocked(t, kmsg, "messages that the program has not read yet")
+	fuse := open(t, "/dev/fuse", unix.O_RDWR)
+	defer unix.Close(fuse)
+	blocked(t, fuse, "device 10:229 is not carried")
 }

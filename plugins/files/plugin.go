@@ -1,6 +1,8 @@
 package files
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -34,14 +36,16 @@ const (
 	kindTerminal uint32 = 42
 )
 
-// devices are the character devices that have no state, by their minor number
-// (major 1, "mem") with the name that every system has for them.
+// devices are the character devices that are carried, by their minor number
+// (major 1, "mem") with the name that every system has for them. All but the last
+// have no state.
 var devices = map[int]string{
-	3: "/dev/null",
-	5: "/dev/zero",
-	7: "/dev/full",
-	8: "/dev/random",
-	9: "/dev/urandom",
+	3:         "/dev/null",
+	5:         "/dev/zero",
+	7:         "/dev/full",
+	8:         "/dev/random",
+	9:         "/dev/urandom",
+	kmsgMinor: "/dev/kmsg",
 }
 
 const devMajor = 1
@@ -87,7 +91,7 @@ func (*plugin) Describe() sdk.Description {
 		// Files of sockets that were opened with O_PATH; sockets have no path.
 		{Kind: sdk.KindFile, Type: sdk.TypeSocket, Path: "/**"},
 	}
-	for _, minor := range []int{3, 5, 7, 8, 9} {
+	for _, minor := range slices.Sorted(maps.Keys(devices)) {
 		claims = append(claims, sdk.Claim{
 			Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: devMajor, Minor: minor},
 		})

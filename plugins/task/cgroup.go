@@ -65,18 +65,14 @@ func describeCgroups(groups []*taskpb.Cgroup, known map[cgroups.Key]*taskpb.Cgro
 // threadCgroups reports a thread that is not in the cgroups of its main thread
 // (cgroup v1, or a threaded group of v2).
 func (x *examination) threadCgroups(i int) error {
-	if i == 0 {
+	if i == 0 || x.cgroups == nil {
 		return nil
-	}
-	main, err := procfs.Read(x.proc.PID, "cgroup")
-	if err != nil {
-		return err
 	}
 	own, err := procfs.Read(x.proc.Threads[i].TID, "cgroup")
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(main, own) {
+	if !bytes.Equal(x.cgroups, own) {
 		x.block(i, "cgroup", "is not in the cgroups of its process", "move the thread to them")
 	}
 	return nil

@@ -24,6 +24,8 @@ type examination struct {
 	ttys    *terminals
 	// namespaces are those of the main thread, by threadNamespaces.
 	namespaces []string
+	// cgroups is what /proc/PID/cgroup says of the main thread.
+	cgroups []byte
 	// status is what was read of each thread.
 	status []*procfs.TaskStatus
 	// found has the findings about each thread. Those about the process are
@@ -149,6 +151,9 @@ func (x *examination) process(ctx context.Context) error {
 		return err
 	}
 	if err := x.ownNamespaces(); err != nil {
+		return err
+	}
+	if x.cgroups, err = procfs.Read(pid, "cgroup"); err != nil {
 		return err
 	}
 	return x.sharing(ctx)

@@ -724,13 +724,15 @@ func (x *Attribute) GetValue() []byte {
 	return nil
 }
 
-// Device is one of the character devices that have no state.
+// Device is one of the memory devices: those that have no state, and /dev/kmsg.
 type Device struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Description   *Description           `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
-	Path          []byte                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
-	Rdev          uint64                 `protobuf:"varint,3,opt,name=rdev,proto3" json:"rdev,omitempty"` // as makedev(3)
-	Offset        int64                  `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Description *Description           `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
+	Path        []byte                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Rdev        uint64                 `protobuf:"varint,3,opt,name=rdev,proto3" json:"rdev,omitempty"` // as makedev(3)
+	Offset      int64                  `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Of a reader of /dev/kmsg: the number of the message that it reads next.
+	NextMessage   uint64 `protobuf:"varint,5,opt,name=next_message,json=nextMessage,proto3" json:"next_message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -789,6 +791,13 @@ func (x *Device) GetRdev() uint64 {
 func (x *Device) GetOffset() int64 {
 	if x != nil {
 		return x.Offset
+	}
+	return 0
+}
+
+func (x *Device) GetNextMessage() uint64 {
+	if x != nil {
+		return x.NextMessage
 	}
 	return 0
 }
@@ -1506,12 +1515,13 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x06length\x18\x02 \x01(\x03R\x06length\"5\n" +
 	"\tAttribute\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\x86\x01\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\xa9\x01\n" +
 	"\x06Device\x12<\n" +
 	"\vdescription\x18\x01 \x01(\v2\x1a.firn.files.v1.DescriptionR\vdescription\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +
 	"\x04rdev\x18\x03 \x01(\x04R\x04rdev\x12\x16\n" +
-	"\x06offset\x18\x04 \x01(\x03R\x06offset\"\xaf\x01\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\x12!\n" +
+	"\fnext_message\x18\x05 \x01(\x04R\vnextMessage\"\xaf\x01\n" +
 	"\x04Pipe\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x12\n" +

@@ -95,6 +95,8 @@ int main(void)
 		if (semctl(id, 0, GETPID) != threaded || semctl(id, 2, GETPID) != plain || semctl(id, 1, GETPID) != self)
 			bad("the last processes are %d %d %d", semctl(id, 0, GETPID), semctl(id, 2, GETPID), semctl(id, 1, GETPID));
 		say("tick %d", n);
+		if (asked("break"))
+			change(5, -1, 0);
 		pause_ms(5);
 	}
 	end(threaded);
