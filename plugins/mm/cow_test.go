@@ -80,13 +80,6 @@ func (s *subject) refusedOptional() error {
 	if _, err := raw("io_setup", unix.SYS_IO_SETUP, 8, uint64(uintptr(unsafe.Pointer(&ctx)))); err == nil {
 		s.Areas["asynchronous"] = area{ctx, ctx + pageSize}
 	}
-	a, err := s.mapAt("sealed", 1, protRW, private, -1)
-	if err != nil {
-		return err
-	}
-	if err := a.call("mseal", unix.SYS_MSEAL, 0); err != nil {
-		delete(s.Areas, "sealed")
-	}
 	if fd, err := raw("memfd_secret", unix.SYS_MEMFD_SECRET, 0); err == nil {
 		if err := unix.Ftruncate(int(fd), int64(pageSize)); err != nil {
 			return err

@@ -11,7 +11,7 @@ import (
 const (
 	mapDroppable      = 0x08 // MAP_DROPPABLE, Linux 6.11
 	madvGuardInstall  = 102  // MADV_GUARD_INSTALL, Linux 6.13
-	flagSetOfAllKnown = 1<<(mmpb.Flag_FLAG_MERGEABLE+1) - 2
+	flagSetOfAllKnown = 1<<(mmpb.Flag_FLAG_SEALED+1) - 2
 )
 
 // carriedFlags are the VmFlags that have a Flag of the same meaning.
@@ -32,6 +32,7 @@ var carriedFlags = []struct {
 	{procfs.VMHugePage, mmpb.Flag_FLAG_HUGE_PAGE},
 	{procfs.VMNoHugePage, mmpb.Flag_FLAG_NO_HUGE_PAGE},
 	{procfs.VMMergeable, mmpb.Flag_FLAG_MERGEABLE},
+	{procfs.VMSealed, mmpb.Flag_FLAG_SEALED},
 }
 
 // flagBits is the set of flags of a live mapping.

@@ -158,20 +158,24 @@ func (b *builder) advise(m *mmpb.Mapping, list []advice) {
 }
 
 // finishAll emits what comes after the memory has been filled: guards, the
-// final protection, advice, and at last locks, which forbid guards.
+// final protection, advice, locks, which forbid guards, and at last seals, which
+// forbid everything.
 func (b *builder) finishAll() {
 	for _, g := range b.sp.guards {
 		b.room(1, 0)
 		b.tape.Call(unix.SYS_MADVISE, tape.Imm(g.start), tape.Imm(g.len()), tape.Imm(madvGuardInstall))
 	}
 	for i, m := range b.sp.mappings {
-		b.room(2+len(adviceAfter), 0)
+		b.room(3+len(adviceAfter), 0)
 		b.mark(m, b.img.pathOf(m))
 		if initialProt(m, b.filled[i] > 0) != m.Prot {
 			b.tape.Call(unix.SYS_MPROTECT, tape.Imm(m.Start), tape.Imm(m.End-m.Start), tape.Imm(m.Prot))
 		}
 		b.advise(m, adviceAfter)
 		b.lock(m)
+		if has(m, mmpb.Flag_FLAG_SEALED) {
+			b.tape.Call(unix.SYS_MSEAL, tape.Imm(m.Start), tape.Imm(m.End-m.Start), tape.Imm(0)) // since Linux 6.10
+		}
 	}
 }
 

@@ -71,7 +71,6 @@ var refusedFlags = []struct {
 	{procfs.VMShadowStack, "shadow stack"},
 	{procfs.VMHugeTLB, "memory in huge pages (hugetlb)"},
 	{procfs.VMUffdMissing | procfs.VMUffdWP | procfs.VMUffdMinor, "registered with userfaultfd"},
-	{procfs.VMSealed, "sealed by mseal"},
 	{procfs.VMMTE, "tagged memory"},
 	{procfs.VMSync, "synchronous mapping (MAP_SYNC)"},
 	{procfs.VMNonLinear, "non-linear mapping"},

@@ -145,7 +145,17 @@ func (s *subject) locked() error {
 		return err
 	}
 	a.fill(1, 2)
-	return a.call("mlock2", unix.SYS_MLOCK2, unix.MLOCK_ONFAULT)
+	if err := a.call("mlock2", unix.SYS_MLOCK2, unix.MLOCK_ONFAULT); err != nil {
+		return err
+	}
+	if a, err = s.mapAt("sealed", 4, protRW, private, -1); err != nil {
+		return err
+	}
+	a.fill(1, 3)
+	if err := a.call("mseal", unix.SYS_MSEAL, 0); !errors.Is(err, unix.ENOSYS) { // since Linux 6.10
+		return err
+	}
+	return nil
 }
 
 func (s *subject) fromFiles() error {

@@ -111,6 +111,8 @@ const (
 	Flag_FLAG_HUGE_PAGE    Flag = 14
 	Flag_FLAG_NO_HUGE_PAGE Flag = 15
 	Flag_FLAG_MERGEABLE    Flag = 16
+	// mseal(2).
+	Flag_FLAG_SEALED Flag = 17
 )
 
 // Enum value maps for Flag.
@@ -133,6 +135,7 @@ var (
 		14: "FLAG_HUGE_PAGE",
 		15: "FLAG_NO_HUGE_PAGE",
 		16: "FLAG_MERGEABLE",
+		17: "FLAG_SEALED",
 	}
 	Flag_value = map[string]int32{
 		"FLAG_UNSPECIFIED":   0,
@@ -152,6 +155,7 @@ var (
 		"FLAG_HUGE_PAGE":     14,
 		"FLAG_NO_HUGE_PAGE":  15,
 		"FLAG_MERGEABLE":     16,
+		"FLAG_SEALED":        17,
 	}
 )
 
@@ -1098,7 +1102,7 @@ const file_plugins_mm_mm_proto_rawDesc = "" +
 	"\x0eKIND_ANONYMOUS\x10\x01\x12\r\n" +
 	"\tKIND_FILE\x10\x02\x12\x0f\n" +
 	"\vKIND_SHARED\x10\x03\x12\r\n" +
-	"\tKIND_ZERO\x10\x04*\xde\x02\n" +
+	"\tKIND_ZERO\x10\x04*\xef\x02\n" +
 	"\x04Flag\x12\x14\n" +
 	"\x10FLAG_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vFLAG_SHARED\x10\x01\x12\x12\n" +
@@ -1117,7 +1121,8 @@ const file_plugins_mm_mm_proto_rawDesc = "" +
 	"\x0eFLAG_DONT_DUMP\x10\r\x12\x12\n" +
 	"\x0eFLAG_HUGE_PAGE\x10\x0e\x12\x15\n" +
 	"\x11FLAG_NO_HUGE_PAGE\x10\x0f\x12\x12\n" +
-	"\x0eFLAG_MERGEABLE\x10\x10B)Z'github.com/firn-cr/firn/plugins/mm/mmpbb\x06proto3"
+	"\x0eFLAG_MERGEABLE\x10\x10\x12\x0f\n" +
+	"\vFLAG_SEALED\x10\x11B)Z'github.com/firn-cr/firn/plugins/mm/mmpbb\x06proto3"
 
 var (
 	file_plugins_mm_mm_proto_rawDescOnce sync.Once

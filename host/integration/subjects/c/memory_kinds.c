@@ -83,6 +83,18 @@ static void verify_code(struct kind *k)
 		bad("%s: returned %d", k->name, f());
 }
 
+#ifndef SYS_mseal
+#define SYS_mseal 462
+#endif
+
+static void verify_sealed(struct kind *k)
+{
+	if (verify(k->address, k->length, k->seed) >= 0)
+		bad("%s: content differs", k->name);
+	if (mprotect(k->address, PAGE, PROT_READ) == 0 || errno != EPERM)
+		bad("%s: its protection can be changed", k->name);
+}
+
 void add_anonymous(void)
 {
 	filled("private", 3 << 20, MAP_PRIVATE, 1);
@@ -106,6 +118,10 @@ void add_anonymous(void)
 		fill(sparse_page(k, i), PAGE, k->seed + mix(i));
 	k = filled("locked", 64 << 10, MAP_PRIVATE, 6);
 	check(mlock(k->address, k->length) == 0);
+	k = filled("sealed", 64 << 10, MAP_PRIVATE, 14);
+	k->fixed = 1;
+	if (syscall(SYS_mseal, k->address, k->length, 0) == 0) /* since Linux 6.10 */
+		k->verify = verify_sealed;
 	k = filled("not inherited", 64 << 10, MAP_PRIVATE, 7);
 	check(madvise(k->address, k->length, MADV_DONTFORK) == 0);
 	k = filled("not dumped", 64 << 10, MAP_PRIVATE, 8);
