@@ -113,6 +113,7 @@ func (f *flow) hostRecords() error {
 			records.Threads = append(records.Threads, &imagepb.HostThread{
 				Id: uint32(pids.ID(th.TID)), Process: uint32(pids.ID(p.PID)), Arch: arch.Name,
 				Registers: th.Regs.Bytes(), ExtendedState: th.XState, SigMask: th.SigMask,
+				DebugRegisters: th.DebugRegs,
 			})
 		}
 	}

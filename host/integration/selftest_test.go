@@ -31,6 +31,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"gorun":     func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}
 	if runtime.GOARCH == "amd64" {
+		damaged["watchpoint"] = func(t *testing.T) *subject { return startC(t, "watchpoint") }
 		damaged["registers"] = func(t *testing.T) *subject { return startC(t, "registers") }
 	}
 	for name, begin := range damaged {

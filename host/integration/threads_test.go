@@ -104,6 +104,19 @@ func TestWaitsForChildren(t *testing.T) {
 	}
 }
 
+// TestWatchpoint: what a debugger has left in the debug registers of one thread
+// stays armed there, and only there.
+func TestWatchpoint(t *testing.T) {
+	onlyAMD64(t)
+	s := startC(t, "watchpoint")
+	s.checkpoint("--leave-running")
+	s.unharmed()
+	s.cycle()
+	s.unharmed()
+	s.cycle()
+	s.unharmed()
+}
+
 // TestRegisters: every register, x87 to AVX-512, is held across checkpoints.
 func TestRegisters(t *testing.T) {
 	onlyAMD64(t)

@@ -55,7 +55,11 @@ func decodeContexts(threads []*imagepb.HostThread) (map[sdk.TaskID]*task.Context
 		if err := arch.CheckXState(t.ExtendedState); err != nil {
 			return nil, fmt.Errorf("extended state of thread %d: %w", t.Id, err)
 		}
-		out[sdk.TaskID(t.Id)] = &task.Context{Regs: regs.Restored(), XState: t.ExtendedState, SigMask: t.SigMask}
+		if err := arch.CheckDebugRegs(t.DebugRegisters); err != nil {
+			return nil, fmt.Errorf("thread %d: %w", t.Id, err)
+		}
+		out[sdk.TaskID(t.Id)] = &task.Context{Regs: regs.Restored(), XState: t.ExtendedState, SigMask: t.SigMask,
+			DebugRegs: t.DebugRegisters}
 	}
 	return out, nil
 }

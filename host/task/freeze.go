@@ -29,6 +29,8 @@ type Thread struct {
 	XState []byte
 	// SigMask is the set of blocked signals.
 	SigMask uint64
+	// DebugRegs are watchpoints that a debugger has left (arch.GetDebugRegs).
+	DebugRegs []uint64
 	// Dispatches is set if the thread handles its system calls itself (syscall
 	// user dispatch): injected calls would go astray.
 	Dispatches bool

@@ -153,16 +153,17 @@ func (o *Ops) SyscallAll(calls []Call) error {
 
 // Context is everything of a thread that only its tracer can set.
 type Context struct {
-	Regs    arch.Regs
-	XState  []byte
-	SigMask uint64
+	Regs      arch.Regs
+	XState    []byte
+	SigMask   uint64
+	DebugRegs []uint64
 }
 
 // Context reads the context of a stopped thread.
 func (o *Ops) Context(tid HostPID) (Context, error) {
 	th := &Thread{TID: tid}
 	err := readThread(th)
-	return Context{th.Regs, th.XState, th.SigMask}, err
+	return Context{Regs: th.Regs, XState: th.XState, SigMask: th.SigMask, DebugRegs: th.DebugRegs}, err
 }
 
 // SetContext writes the context of a stopped thread.
@@ -172,6 +173,9 @@ func (o *Ops) SetContext(tid HostPID, c *Context) error {
 	}
 	if err := setSignalMask(tid, c.SigMask); err != nil {
 		return fmt.Errorf("task %d: set signal mask: %w", tid, err)
+	}
+	if err := arch.SetDebugRegs(int(tid), c.DebugRegs); err != nil {
+		return fmt.Errorf("task %d: %w", tid, err)
 	}
 	if err := arch.SetRegs(int(tid), &c.Regs); err != nil {
 		return fmt.Errorf("task %d: set registers: %w", tid, err)

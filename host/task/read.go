@@ -63,6 +63,9 @@ func readThread(th *Thread) (err error) {
 	if err = abortRseq(th); err != nil {
 		return err
 	}
+	if th.DebugRegs, err = arch.GetDebugRegs(int(th.TID)); err != nil {
+		return err
+	}
 	if th.XState, err = arch.GetXState(int(th.TID)); err != nil {
 		return err
 	}

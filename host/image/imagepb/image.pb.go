@@ -1149,9 +1149,11 @@ type HostThread struct {
 	ExtendedState []byte `protobuf:"bytes,5,opt,name=extended_state,json=extendedState,proto3" json:"extended_state,omitempty"`
 	SigMask       uint64 `protobuf:"varint,6,opt,name=sig_mask,json=sigMask,proto3" json:"sig_mask,omitempty"`
 	// Further register sets by their NT_ number (arm64: TLS, SVE).
-	RegisterSets  map[uint32][]byte `protobuf:"bytes,7,rep,name=register_sets,json=registerSets,proto3" json:"register_sets,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RegisterSets map[uint32][]byte `protobuf:"bytes,7,rep,name=register_sets,json=registerSets,proto3" json:"register_sets,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What a debugger left armed. x86: DR0 to DR3 and DR7.
+	DebugRegisters []uint64 `protobuf:"varint,8,rep,packed,name=debug_registers,json=debugRegisters,proto3" json:"debug_registers,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HostThread) Reset() {
@@ -1229,6 +1231,13 @@ func (x *HostThread) GetSigMask() uint64 {
 func (x *HostThread) GetRegisterSets() map[uint32][]byte {
 	if x != nil {
 		return x.RegisterSets
+	}
+	return nil
+}
+
+func (x *HostThread) GetDebugRegisters() []uint64 {
+	if x != nil {
+		return x.DebugRegisters
 	}
 	return nil
 }
@@ -1697,7 +1706,7 @@ const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"exitSignal\x12#\n" +
 	"\rpid_namespace\x18\x0f \x01(\rR\fpidNamespace\x12-\n" +
 	"\x12children_namespace\x18\x10 \x01(\rR\x11childrenNamespace\x129\n" +
-	"\x19children_in_new_namespace\x18\x11 \x01(\bR\x16childrenInNewNamespace\"\xbd\x02\n" +
+	"\x19children_in_new_namespace\x18\x11 \x01(\bR\x16childrenInNewNamespace\"\xe6\x02\n" +
 	"\n" +
 	"HostThread\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x18\n" +
@@ -1706,7 +1715,8 @@ const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"\tregisters\x18\x04 \x01(\fR\tregisters\x12%\n" +
 	"\x0eextended_state\x18\x05 \x01(\fR\rextendedState\x12\x19\n" +
 	"\bsig_mask\x18\x06 \x01(\x04R\asigMask\x12P\n" +
-	"\rregister_sets\x18\a \x03(\v2+.firn.image.v1.HostThread.RegisterSetsEntryR\fregisterSets\x1a?\n" +
+	"\rregister_sets\x18\a \x03(\v2+.firn.image.v1.HostThread.RegisterSetsEntryR\fregisterSets\x12'\n" +
+	"\x0fdebug_registers\x18\b \x03(\x04R\x0edebugRegisters\x1a?\n" +
 	"\x11RegisterSetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x80\x03\n" +
