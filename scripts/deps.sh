@@ -25,6 +25,7 @@ wanted=(
 	nft:nftables
 	zstd:zstd
 	ip:iproute2
+	ping:iputils-ping
 	nginx:nginx-light
 	bash:bash
 	git:git

@@ -11,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/firn-cr/firn/host/integration/harness"
+	"github.com/firn-cr/firn/sdk/sdktest/gate"
 )
 
 // until waits for a condition.
@@ -200,5 +203,37 @@ func TestPythonMemory(t *testing.T) {
 	for range 3 {
 		s.cycle()
 		s.unharmed()
+	}
+}
+
+// TestPing: ping, with its raw socket and the filter on it, goes on counting where
+// it was, and gets an answer to every request.
+func TestPing(t *testing.T) {
+	gate.Cap(t, unix.CAP_NET_RAW)
+	s := startShell(t, "exec ping -n -i 0.05 127.0.0.1 >log.ping 2>&1", nil)
+	count := 0
+	goesOn := func() {
+		t.Helper()
+		before := len(s.lines("log.ping"))
+		until(t, "ping has answers", func() bool { return len(s.lines("log.ping")) > before+5 })
+	}
+	goesOn()
+	for range 2 {
+		s.retried()
+		s.restore()
+		goesOn()
+	}
+	for _, line := range s.lines("log.ping") {
+		_, number, answer := strings.Cut(line, "icmp_seq=")
+		if !answer {
+			continue
+		}
+		count++
+		if number, _, _ = strings.Cut(number, " "); number != strconv.Itoa(count) {
+			t.Fatalf("answer %d is to request %s", count, number)
+		}
+	}
+	if count < 15 {
+		t.Errorf("%d answers", count)
 	}
 }

@@ -56,11 +56,16 @@ func addrPort(a *socketspb.InetAddress) netip.AddrPort {
 
 // protocolName is how reports call a protocol.
 func protocolName(k kindOfSocket) string {
+	if k.typ == unix.SOCK_RAW {
+		return fmt.Sprintf("raw (protocol %d)", k.protocol)
+	}
 	switch k.protocol {
 	case unix.IPPROTO_MPTCP:
 		return "MPTCP"
 	case unix.IPPROTO_UDP:
 		return "UDP"
+	case unix.IPPROTO_UDPLITE:
+		return "UDP-Lite"
 	}
 	return "TCP"
 }

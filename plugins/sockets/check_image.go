@@ -100,6 +100,9 @@ func portHolder(r *inetRecord) (holder, help string) {
 	if s.GetType() == unix.SOCK_DGRAM {
 		tables = []string{"udp", "udp6"}
 	}
+	if s.GetProtocol() == unix.IPPROTO_UDPLITE {
+		tables = []string{"udplite", "udplite6"}
+	}
 	want := addrPort(r.msg.GetLocal())
 	holder, help = "another socket", "stop it, or restore elsewhere"
 	for _, name := range tables {

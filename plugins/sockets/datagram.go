@@ -84,7 +84,10 @@ func refill(r *inetRecord) error {
 	if err := setBuffer(r.fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, bigBuffer); err != nil {
 		return err
 	}
-	to := addrPort(r.msg.GetLocal())
+	to, protocol := addrPort(r.msg.GetLocal()), byte(r.msg.GetSocket().GetProtocol())
+	if protocol == 0 {
+		protocol = unix.IPPROTO_UDP
+	}
 	for _, d := range r.datagrams {
 		from, at := addrPort(d.GetFrom()), to
 		if at.Addr().IsUnspecified() {
@@ -93,7 +96,7 @@ func refill(r *inetRecord) error {
 				at = netip.AddrPortFrom(netip.IPv6Loopback(), to.Port())
 			}
 		}
-		if err := sendRaw(from.Addr(), at.Addr(), unix.IPPROTO_UDP, udpOf(from, at, d.GetData())); err != nil {
+		if err := sendRaw(from.Addr(), at.Addr(), protocol, udpOf(protocol, from, at, d.GetData())); err != nil {
 			return err
 		}
 	}
@@ -129,14 +132,15 @@ func arrived(r *inetRecord) error {
 	}
 }
 
-// udpOf makes a datagram with its checksum (RFC 768).
-func udpOf(from, to netip.AddrPort, data []byte) []byte {
+// udpOf makes a datagram with its checksum (RFC 768). That of UDP-Lite covers all
+// of it, and has its length there as well (RFC 3828).
+func udpOf(protocol byte, from, to netip.AddrPort, data []byte) []byte {
 	d := make([]byte, udpHeader+len(data))
 	binary.BigEndian.PutUint16(d, from.Port())
 	binary.BigEndian.PutUint16(d[2:], to.Port())
 	binary.BigEndian.PutUint16(d[4:], uint16(len(d)))
 	copy(d[udpHeader:], data)
-	sum := checksum(from.Addr(), to.Addr(), unix.IPPROTO_UDP, d)
+	sum := checksum(from.Addr(), to.Addr(), protocol, d)
 	if sum == 0 {
 		sum = 0xffff // 0 is no checksum
 	}

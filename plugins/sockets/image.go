@@ -125,7 +125,7 @@ func (im *image) addQueued(r sdk.Record) error {
 			return err
 		}
 		last := im.lastInet(r.Object)
-		if last == nil || last.msg.GetSocket().GetType() != unix.SOCK_DGRAM || last.msg.GetLocal() == nil || len(m.GetData()) > maxDatagram {
+		if last == nil || !isUDP(last.msg.GetSocket()) || last.msg.GetLocal() == nil || len(m.GetData()) > maxDatagram {
 			return corrupt(r.Kind, r.Object, "no socket that could have received it")
 		}
 		last.datagrams = append(last.datagrams, m)

@@ -15,11 +15,11 @@ import (
 )
 
 // readGroups lists the groups that some socket of this machine has joined, if
-// the tree has a UDP socket.
+// the tree has a socket that could.
 func (s *survey) readGroups() (err error) {
 	for i := range s.items {
 		f := s.items[i].file()
-		if f == nil || f.Socket == nil || f.Socket.Family == unix.AF_UNIX || f.Socket.Type != unix.SOCK_DGRAM {
+		if f == nil || f.Socket == nil || f.Socket.Family == unix.AF_UNIX || f.Socket.Type == unix.SOCK_STREAM {
 			continue
 		}
 		s.groups, err = procfs.MulticastGroups()
@@ -33,8 +33,8 @@ func (s *survey) readGroups() (err error) {
 func (s *survey) memberships(fd int, k kindOfSocket) ([]*socketspb.Membership, error) {
 	var out []*socketspb.Membership
 	for _, g := range s.groups {
-		if g.Group.Is6() && k.family == unix.AF_INET {
-			continue
+		if g.Group.Is6() && k.family == unix.AF_INET || g.Group.Is4() && k.family == unix.AF_INET6 && k.typ == unix.SOCK_RAW {
+			continue // not a group of its family
 		}
 		f, err := kern.GetGroupFilter(fd, g.Index, g.Group)
 		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) {

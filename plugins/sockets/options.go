@@ -37,6 +37,13 @@ const (
 	ipv6Transparent   = 75
 	ipv6AddrPrefs     = 72
 	ipv6AutoFlowLabel = 70
+
+	icmpFilter       = 1 // ICMP_FILTER, ICMPV6_FILTER (linux/icmp.h, linux/icmpv6.h)
+	ipHdrIncl        = 3
+	ipv6HdrIncl      = 36
+	ipv6Checksum     = 7
+	liteSendCoverage = 10 // linux/udp.h
+	liteRecvCoverage = 11
 )
 
 // optionSet are options of one level.
@@ -83,7 +90,12 @@ var (
 		unix.TCP_FASTOPEN_CONNECT, unix.TCP_FASTOPEN_NO_COOKIE, unix.TCP_NOTSENT_LOWAT, unix.TCP_SAVE_SYN, unix.TCP_INQ,
 		unix.TCP_TX_DELAY, tcpRTOMaxMS, tcpRTOMinUS, tcpDelAckMaxUS,
 	}}
-	udpOptions = optionSet{unix.SOL_UDP, []int{
+	rawOptions  = optionSet{unix.SOL_RAW, []int{icmpFilter}}
+	raw4Options = optionSet{unix.SOL_IP, []int{ipHdrIncl}}
+	raw6Options = optionSet{unix.SOL_IPV6, []int{ipv6HdrIncl, ipv6Checksum}}
+	icmp6       = optionSet{unix.SOL_ICMPV6, []int{icmpFilter}}
+	liteOptions = optionSet{unix.IPPROTO_UDPLITE, []int{liteSendCoverage, liteRecvCoverage}}
+	udpOptions  = optionSet{unix.SOL_UDP, []int{
 		unix.UDP_CORK, unix.UDP_ENCAP, udpNoCheck6TX, udpNoCheck6RX, unix.UDP_SEGMENT, unix.UDP_GRO,
 	}}
 	priority = optionSet{unix.SOL_SOCKET, []int{unix.SO_PRIORITY}}
@@ -100,9 +112,16 @@ func optionsOf(k kindOfSocket) []optionSet {
 	if k.family == unix.AF_INET6 {
 		sets = append(sets, ipv6Options)
 	}
-	if k.typ == unix.SOCK_DGRAM {
+	switch {
+	case k.protocol == unix.IPPROTO_UDPLITE:
+		sets = append(sets, udpOptions, liteOptions)
+	case k.typ == unix.SOCK_DGRAM:
 		sets = append(sets, udpOptions)
-	} else {
+	case k.typ == unix.SOCK_RAW && k.family == unix.AF_INET6:
+		sets = append(sets, raw6Options, icmp6)
+	case k.typ == unix.SOCK_RAW:
+		sets = append(sets, raw4Options, rawOptions)
+	default:
 		sets = append(sets, tcpOptions)
 	}
 	return append(sets, priority)

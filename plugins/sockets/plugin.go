@@ -59,6 +59,8 @@ func (*plugin) Describe() sdk.Description {
 		claim(family, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 		claim(family, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
 		claim(family, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+		claim(family, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE)
+		claim(family, unix.SOCK_RAW, sdk.Any)
 	}
 	for _, typ := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET} {
 		claim(unix.AF_UNIX, typ, sdk.Any)
@@ -66,7 +68,7 @@ func (*plugin) Describe() sdk.Description {
 	return sdk.Description{
 		Name:    "sockets",
 		Version: "0.1.0",
-		Summary: "TCP connections and listeners, UDP and unix sockets, with their queues",
+		Summary: "TCP connections and listeners, UDP, raw and unix sockets, with their queues",
 		Claims:  claims,
 		Records: []sdk.RecordType{
 			{Kind: kindInet, Version: 1, Message: &socketspb.Inet{}},

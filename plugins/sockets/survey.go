@@ -123,6 +123,8 @@ func (s *survey) examine(it *item) error {
 		return s.examineUnix(it, fd, sock)
 	case f.Socket.Type == unix.SOCK_DGRAM:
 		return s.examineUDP(it, fd, sock)
+	case f.Socket.Type == unix.SOCK_RAW:
+		return s.examineRaw(it, fd, sock)
 	}
 	return s.examineTCP(it, fd, sock)
 }

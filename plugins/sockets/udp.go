@@ -9,7 +9,7 @@ import (
 	"github.com/firn-cr/firn/plugins/sockets/socketspb"
 )
 
-// examineUDP handles UDP sockets. One that is connected has no peer that knows:
+// examineUDP handles UDP and UDP-Lite sockets. One that is connected has no peer that knows:
 // connect(2) only says where datagrams go.
 func (s *survey) examineUDP(it *item, fd int, sock *socketspb.Socket) error {
 	local, remote, err := inetNames(fd)
@@ -20,7 +20,7 @@ func (s *survey) examineUDP(it *item, fd int, sock *socketspb.Socket) error {
 	if err != nil {
 		return err
 	}
-	name := "UDP socket " + addrPort(local).String()
+	name := protocolName(it.kindOf()) + " socket " + addrPort(local).String()
 	queued, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
 	if err != nil {
 		return fmt.Errorf("read length of queue: %w", err)
@@ -83,4 +83,13 @@ func unsentBytes(fd int) (n int, err error) {
 		time.Sleep(time.Millisecond)
 	}
 	return n, nil
+}
+
+// isUDP tells whether a socket of an image is one of UDP or UDP-Lite.
+func isUDP(s *socketspb.Socket) bool {
+	switch s.GetProtocol() {
+	case 0, unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE:
+		return s.GetType() == unix.SOCK_DGRAM
+	}
+	return false
 }

@@ -110,7 +110,7 @@ func TestDatagrams(t *testing.T) {
 			sent := [][]byte{[]byte("one"), {}, make([]byte, 9000), []byte("odd"), bytes.Repeat([]byte("large"), 12000), []byte("last")}
 			for i, d := range sent {
 				f := netip.AddrPortFrom(from.Addr(), from.Port()+uint16(i))
-				if err := sendRaw(f.Addr(), to.Addr(), unix.IPPROTO_UDP, udpOf(f, to, d)); err != nil {
+				if err := sendRaw(f.Addr(), to.Addr(), unix.IPPROTO_UDP, udpOf(unix.IPPROTO_UDP, f, to, d)); err != nil {
 					t.Fatal(err)
 				}
 			}

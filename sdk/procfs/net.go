@@ -9,7 +9,8 @@ import (
 	"os"
 )
 
-// InetSocket is one line of /proc/net/tcp, tcp6, udp or udp6.
+// InetSocket is one line of /proc/net/tcp, tcp6, udp, udp6, raw or another of the
+// same form.
 type InetSocket struct {
 	Local, Remote netip.AddrPort
 	// State is a number of TCP states (10 listens); 7 for unconnected UDP.
@@ -21,7 +22,7 @@ type InetSocket struct {
 }
 
 // InetSockets reads a file of /proc/net of the caller's network namespace:
-// "tcp", "tcp6", "udp" or "udp6".
+// "tcp", "tcp6", "udp", "raw6".
 func InetSockets(name string) ([]InetSocket, error) {
 	b, err := os.ReadFile("/proc/self/net/" + name)
 	if err != nil {
