@@ -24,8 +24,10 @@ func (plugin) Describe() sdk.Description {
 		Name:    "kmsg",
 		Version: "1.0.0",
 		Summary: "readers and writers of /dev/kmsg",
-		// More specific than a claim on all character devices: this one wins.
-		Claims:  []sdk.Claim{{Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: 1, Minor: 11}}},
+		// More specific than the shipped claim, which has no path: this one wins.
+		Claims: []sdk.Claim{{
+			Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: 1, Minor: 11}, Path: "/dev/kmsg",
+		}},
 		Records: []sdk.RecordType{{Kind: kindFlags, Version: 1, Message: &wrapperspb.UInt32Value{}}},
 	}
 }

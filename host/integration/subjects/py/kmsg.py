@@ -1,9 +1,11 @@
-"""Counts while it has the kernel's log open, which no plugin of firn's own
-carries: the example of a third-party plugin does."""
+"""Counts while it has the kernel's log open, and once more with messages that it
+never reads, which no plugin of firn's own carries: the example of a third-party
+plugin does."""
 import os
 import time
 
 kmsg = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+unread = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
 os.lseek(kmsg, 0, os.SEEK_END)
 log = open("log", "a", buffering=1)
 log.write("ready\n")
