@@ -27,12 +27,7 @@ func finishIPC(s *subject) {
 func TestIPCNamespace(t *testing.T) {
 	gate.Cap(t, unix.CAP_SYS_ADMIN)
 	s := startC(t, "ipc")
-	s.checkpoint("--leave-running")
-	s.unharmed()
-	s.cycle()
-	s.unharmed()
-	s.cycle()
-	s.unharmed()
+	s.survives()
 	finishIPC(s)
 }
 

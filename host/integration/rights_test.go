@@ -18,12 +18,7 @@ func TestWorkers(t *testing.T) {
 	gate.Cap(t, unix.CAP_SETUID)
 	gate.Cap(t, unix.CAP_SETGID)
 	s := startC(t, "workers")
-	s.checkpoint("--leave-running")
-	s.unharmed()
-	s.cycle()
-	s.unharmed()
-	s.cycle()
-	s.unharmed()
+	s.survives()
 }
 
 // asNobody is a command that executes its arguments as an ordinary user with

@@ -106,12 +106,7 @@ func TestPolicies(t *testing.T) {
 	gate.Cap(t, unix.CAP_SYS_NICE)
 	gate.Cap(t, unix.CAP_AUDIT_CONTROL)
 	s := startC(t, "policies")
-	s.checkpoint("--leave-running")
-	s.unharmed()
-	s.cycle()
-	s.unharmed()
-	s.cycle()
-	s.unharmed()
+	s.survives()
 }
 
 // TestTaskStateLeaveRunning: a checkpoint leaves no trace in the tasks.
@@ -168,12 +163,7 @@ func finishQueues(s *subject) {
 // files, and what a child shares of them.
 func TestQueues(t *testing.T) {
 	s := startC(t, "queues")
-	s.checkpoint("--leave-running")
-	s.unharmed()
-	s.cycle()
-	s.unharmed()
-	s.cycle()
-	s.unharmed()
+	s.survives()
 	finishQueues(s)
 }
 
@@ -189,12 +179,7 @@ func TestEvents(t *testing.T) {
 // TestWatchers: inotify and fanotify go on reporting what they did.
 func TestWatchers(t *testing.T) {
 	s := startC(t, "watchers")
-	s.checkpoint("--leave-running")
-	s.unharmed()
-	for range 2 {
-		s.cycle()
-		s.unharmed()
-	}
+	s.survives()
 	finishQueues(s)
 }
 

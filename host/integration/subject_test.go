@@ -270,6 +270,17 @@ func (s *subject) restore(args ...string) harness.Restore {
 	return r
 }
 
+// survives lets a checkpoint go by, and lives on in two images, one after the other.
+func (s *subject) survives() {
+	s.t.Helper()
+	s.checkpoint("--leave-running")
+	s.unharmed()
+	for range 2 {
+		s.cycle()
+		s.unharmed()
+	}
+}
+
 // cycle is a checkpoint and a restore; ids and relations must be the same.
 func (s *subject) cycle() {
 	s.t.Helper()

@@ -100,22 +100,13 @@ func (x *examination) adjustments(ctx context.Context, sets []procfs.SysVObject)
 // apart reports threads that may have adjustments of their own.
 func (x *examination) apart() error {
 	for _, p := range x.members {
-		for _, th := range p.Threads[1:] {
-			same, err := kern.SameUndo(p.Threads[0].TID, th.TID)
-			if err != nil || same {
-				if err != nil {
-					return err
-				}
-				continue
-			}
-			may, err := kern.MayUndo(th.TID)
-			if err != nil {
-				return err
-			}
-			if may {
-				x.findings = append(x.findings, sdk.Finding{Level: sdk.LevelBlock, Task: th.ID, Subject: "System V semaphores",
-					Text: "the thread undoes its operations (SEM_UNDO) apart from its process (unshare(2))"})
-			}
+		list, err := semadj.Apart(p.TIDs())
+		if err != nil {
+			return err
+		}
+		for _, i := range list {
+			x.findings = append(x.findings, sdk.Finding{Level: sdk.LevelBlock, Task: p.Threads[i].ID, Subject: "System V semaphores",
+				Text: "the thread undoes its operations (SEM_UNDO) apart from its process (unshare(2))"})
 		}
 	}
 	return nil

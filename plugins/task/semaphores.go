@@ -67,7 +67,6 @@ func adjustments(ctx context.Context, host sdk.Host, exams []*examination) error
 }
 
 func (x *examination) adjustments(ctx context.Context, host sdk.Host, list []semadj.Semaphore, users map[int]bool) error {
-	const subject = "System V semaphores"
 	own, err := namespace.Inode(selfPID, "ipc")
 	if err != nil {
 		return err
@@ -81,18 +80,14 @@ func (x *examination) adjustments(ctx context.Context, host sdk.Host, list []sem
 		return err
 	}
 	if !x.frozen {
-		x.note(0, subject, "were changed by the task; if it has to change them back when it ends (SEM_UNDO), a checkpoint is refused")
+		x.note(0, semaphoreSubject, "were changed by the task; if it has to change them back when it ends (SEM_UNDO), a checkpoint is refused")
 		return nil
 	}
-	for i, th := range x.proc.Threads {
-		if i > 0 {
-			if same, err := kern.SameUndo(x.proc.Threads[0].TID, th.TID); err != nil || same {
-				if err != nil {
-					return err
-				}
-				continue
-			}
-		}
+	apart, err := semadj.Apart(x.proc.TIDs())
+	if err != nil {
+		return err
+	}
+	for _, i := range append(apart, 0) {
 		if err := x.adjustmentsOf(ctx, host, i, list, users); err != nil {
 			return err
 		}
@@ -100,11 +95,13 @@ func (x *examination) adjustments(ctx context.Context, host sdk.Host, list []sem
 	return nil
 }
 
+// semaphoreSubject is what the findings are about.
+const semaphoreSubject = "System V semaphores"
+
 // looks is how often a semaphore that others change is looked at.
 const looks = 5
 
 func (x *examination) adjustmentsOf(ctx context.Context, host sdk.Host, i int, list []semadj.Semaphore, users map[int]bool) error {
-	const subject = "System V semaphores"
 	tid := x.proc.Threads[i].TID
 	for _, s := range list {
 		var found []semadj.Adjustment
@@ -120,11 +117,11 @@ func (x *examination) adjustmentsOf(ctx context.Context, host sdk.Host, i int, l
 		case errors.Is(err, semadj.ErrUnreadable) && !users[x.proc.TGID()]:
 			continue // it may not use it, and has not been the last who did
 		case errors.Is(err, semadj.ErrUnreadable) || errors.Is(err, semadj.ErrBusy):
-			x.block(i, subject, fmt.Sprintf("semaphore %d of %d: %v", s.Number, s.Set, err), "try again")
+			x.block(i, semaphoreSubject, fmt.Sprintf("semaphore %d of %d: %v", s.Number, s.Set, err), "try again")
 		case err != nil:
 			return err
 		case len(found) > 0:
-			x.block(i, subject, fmt.Sprintf("semaphore %d of %d changes by %d when the task ends (SEM_UNDO)", s.Number, s.Set, found[0].By),
+			x.block(i, semaphoreSubject, fmt.Sprintf("semaphore %d of %d changes by %d when the task ends (SEM_UNDO)", s.Number, s.Set, found[0].By),
 				"run the program in an IPC namespace (unshare --ipc)")
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/kern"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
@@ -83,6 +84,29 @@ func Read(ctx context.Context, host sdk.Host, tids []int, semaphores []Semaphore
 		found, semaphores = append(found, some...), semaphores[n:]
 	}
 	return found, nil
+}
+
+// Apart returns the indexes of threads that do not share the adjustments of the
+// first one (CLONE_SYSVSEM; unshare(2)), and may have some.
+func Apart(tids []int) ([]int, error) {
+	var apart []int
+	for i, tid := range tids[1:] {
+		same, err := kern.SameUndo(tids[0], tid)
+		if err != nil {
+			return nil, err
+		}
+		if same {
+			continue
+		}
+		may, err := kern.MayUndo(tid)
+		if err != nil {
+			return nil, err
+		}
+		if may {
+			apart = append(apart, i+1)
+		}
+	}
+	return apart, nil
 }
 
 // search asks until every answer is known.
