@@ -18,7 +18,7 @@ import (
 // CheckImage implements [sdk.ImageChecker]: every address that the image needs
 // must be free. Ports are bound for a moment to find out.
 func (p *plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) ([]sdk.Finding, error) {
-	im, err := readImage(req.Records)
+	im, err := readRequest(req)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +58,10 @@ func (c *imageCheck) checkInet(r *inetRecord) {
 	var err error
 	if r.msg.GetConnection() != nil {
 		if c.closing {
+			return
+		}
+		if r.rewritten != nil {
+			c.block(r.object, fmt.Sprintf("connection %s->%s: %v", addrPort(r.msg.GetLocal()), addrPort(r.msg.GetRemote()), r.rewritten), "--"+tcpClose+": give it up")
 			return
 		}
 		if c.existing == nil {

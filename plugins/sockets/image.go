@@ -22,9 +22,11 @@ type image struct {
 
 // inetRecord is a TCP, MPTCP or UDP socket and, in a restore, its descriptor.
 type inetRecord struct {
-	object uint64
-	msg    *socketspb.Inet
-	fd     int
+	// rewritten says why it cannot have the address that it is to have.
+	rewritten error
+	object    uint64
+	msg       *socketspb.Inet
+	fd        int
 	// streams are the queues of a connection, datagrams that of a UDP socket.
 	streams   []*socketspb.Stream
 	datagrams []*socketspb.Datagram
@@ -42,6 +44,19 @@ type unixRecord struct {
 
 func (r *unixRecord) dgram() bool { return r.msg.GetSocket().GetType() == unix.SOCK_DGRAM }
 func (r *unixRecord) typ() int    { return int(r.msg.GetSocket().GetType()) }
+
+// readRequest reads the image of a request, with the addresses that are wanted.
+func readRequest(req *sdk.RestoreRequest) (*image, error) {
+	rules, err := readRewrites(req.Session)
+	if err != nil {
+		return nil, err
+	}
+	im, err := readImage(req.Records)
+	if err == nil {
+		im.rewrite(rules)
+	}
+	return im, err
+}
 
 func readImage(records sdk.Records) (*image, error) {
 	im := &image{byObject: map[uint64]*unixRecord{}}

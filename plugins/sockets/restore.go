@@ -12,7 +12,7 @@ import (
 // RestoreObjects implements [sdk.ObjectRestorer]. All addresses are bound
 // before anybody listens.
 func (p *plugin) RestoreObjects(_ context.Context, req *sdk.RestoreRequest) (err error) {
-	im, err := readImage(req.Records)
+	im, err := readRequest(req)
 	if err != nil {
 		return err
 	}

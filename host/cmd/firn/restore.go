@@ -110,6 +110,7 @@ func addRestorePluginFlags(f *pflag.FlagSet) {
 	f.StringArray("changed-files", nil, "what to accept of regular files that changed: `[PATTERN=]POLICY`, one of refuse, append, same (the default), accept; may be repeated")
 	f.Bool("tcp-established", false, "restore TCP connections; the default, if the image has them")
 	f.Bool("tcp-close", false, "give TCP connections up: they are restored as ended")
+	f.StringArray("rewrite-addr", nil, "give sockets with the IP address OLD the address NEW: `OLD=NEW`; may be repeated")
 	f.IntSlice("inherit", nil, "take the caller's descriptor `FD` for that of the same number of the root process; may be repeated")
 	f.StringArray("inherit-fd", nil, "take descriptor N of the caller for a file: `fd[N]:KEY`, where KEY is pipe:[INODE] or a path; may be repeated")
 	f.Bool("host-clocks", false, "do not continue CLOCK_MONOTONIC and CLOCK_BOOTTIME: let the tree see those of this machine")
