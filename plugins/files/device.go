@@ -63,8 +63,8 @@ func openDevice(d *filespb.Device) (int, error) {
 			return -1, fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	// /dev/null and /dev/zero have no position and stay at 0.
-	if d.GetOffset() != 0 && !isKmsg(d.GetRdev()) {
+	// /dev/null, /dev/zero and /dev/kmsg have no offset and stay at 0.
+	if d.GetOffset() != 0 {
 		if _, err := unix.Seek(fd, d.GetOffset(), unix.SEEK_SET); err != nil {
 			unix.Close(fd)
 			return -1, fmt.Errorf("%s: seek to %d: %w", path, d.GetOffset(), err)

@@ -31,8 +31,11 @@ func (s *survey) examineKmsg(it *item, d *filespb.Device) error {
 	if it.file().Flags&unix.O_ACCMODE == unix.O_WRONLY || !s.frozen {
 		return nil
 	}
-	var err error
-	if d.NextMessage, err = endOfLog(d.GetPath()); err != nil {
+	path, err := devicePath(d)
+	if err != nil {
+		return err
+	}
+	if d.NextMessage, err = endOfLog(path); err != nil {
 		return err
 	}
 	fd, err := s.access.Dup(it.res)
@@ -53,8 +56,8 @@ func (s *survey) examineKmsg(it *item, d *filespb.Device) error {
 }
 
 // endOfLog returns the number of the message that will be logged next.
-func endOfLog(path []byte) (uint64, error) {
-	fd, err := unix.Open(string(path), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+func endOfLog(path string) (uint64, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("open %s: %w", path, err)
 	}

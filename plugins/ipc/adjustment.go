@@ -2,9 +2,7 @@ package ipc
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -18,30 +16,26 @@ import (
 )
 
 // used are the semaphores of sets on which semop(2) was called: only these can
-// have adjustments (SEM_UNDO). The calling thread is in their namespace.
-func used(rows []procfs.SysVObject) ([]semadj.Semaphore, error) {
+// have adjustments (SEM_UNDO).
+func used(sets []*ipcpb.SemaphoreSet) []semadj.Semaphore {
 	var list []semadj.Semaphore
-	for _, r := range rows {
-		if r.Numbers["otime"] == 0 {
+	for _, s := range sets {
+		if !s.Used {
 			continue
 		}
-		s, err := readSemaphores(r)
-		if err != nil {
-			return nil, fmt.Errorf("semaphores %d: %w", r.ID, err)
-		}
-		for i, v := range s.Values {
-			list = append(list, semadj.Semaphore{Set: r.ID, Number: i, Value: int(v)})
+		for i := range s.Values {
+			list = append(list, semaphore(s, i))
 		}
 	}
-	return list, nil
+	return list
 }
 
 // readAdjustments asks the processes that may have some. All threads of a process
 // share them, which Check has made sure of.
-func readAdjustments(ctx context.Context, host sdk.Host, rows []procfs.SysVObject, members []*sdk.Process) ([]semadj.Adjustment, error) {
-	semaphores, err := used(rows)
-	if err != nil || len(semaphores) == 0 {
-		return nil, err
+func readAdjustments(ctx context.Context, host sdk.Host, sets []*ipcpb.SemaphoreSet, members []*sdk.Process) ([]semadj.Adjustment, error) {
+	semaphores := used(sets)
+	if len(semaphores) == 0 {
+		return nil, nil
 	}
 	var tids []int
 	for _, p := range members {
@@ -73,20 +67,24 @@ func (d *dump) adjust(s *ipcpb.SemaphoreSet, all []semadj.Adjustment) {
 }
 
 // adjustments reports processes whose adjustments cannot be carried.
-func (x *examination) adjustments(ctx context.Context, sets []procfs.SysVObject) error {
-	operated := func(r procfs.SysVObject) bool { return r.Numbers["otime"] != 0 }
-	if !x.frozen || !slices.ContainsFunc(sets, operated) {
+func (x *examination) adjustments(ctx context.Context, rows []procfs.SysVObject) error {
+	if !x.frozen {
 		return nil
+	}
+	sets, err := readSets(rows)
+	if err != nil || len(used(sets)) == 0 {
+		return err
 	}
 	list, err := readAdjustments(ctx, x.host, sets, x.members)
-	if errors.Is(err, semadj.ErrUnreadable) || errors.Is(err, semadj.ErrBusy) {
-		x.block("System V semaphores", "cannot be asked for what is undone when a task ends (SEM_UNDO): "+err.Error(), "")
-		return nil
-	}
 	if err != nil {
 		return err
 	}
 	for i, a := range list {
+		if a.Err != nil {
+			x.block("System V semaphores", fmt.Sprintf("semaphore %d of %d cannot be asked for what is undone when a task ends (SEM_UNDO): %v",
+				a.Number, a.Set, a.Err), "")
+			return nil
+		}
 		for _, b := range list[:i] {
 			if same, err := kern.SameUndo(a.TID, b.TID); err != nil || same && a.TID != b.TID {
 				x.block("System V semaphores", fmt.Sprintf("processes %d and %d undo operations together (CLONE_SYSVSEM)", b.TID, a.TID), "")

@@ -26,15 +26,15 @@ func (d *dump) dumpSemaphores(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	adjusted, err := readAdjustments(ctx, d.host, rows, d.members)
+	sets, err := readSets(rows)
 	if err != nil {
 		return err
 	}
-	for _, r := range rows {
-		s, err := readSemaphores(r)
-		if err != nil {
-			return fmt.Errorf("semaphores %d: %w", r.ID, err)
-		}
+	adjusted, err := readAdjustments(ctx, d.host, sets, d.members)
+	if err != nil {
+		return err
+	}
+	for _, s := range sets {
 		d.translate(s)
 		d.adjust(s, adjusted)
 		if err := d.emit.Emit(ctx, kindSemaphores, d.object, s); err != nil {
@@ -42,6 +42,19 @@ func (d *dump) dumpSemaphores(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// readSets reads the semaphores of the calling thread's namespace.
+func readSets(rows []procfs.SysVObject) ([]*ipcpb.SemaphoreSet, error) {
+	var sets []*ipcpb.SemaphoreSet
+	for _, r := range rows {
+		s, err := readSemaphores(r)
+		if err != nil {
+			return nil, fmt.Errorf("semaphores %d: %w", r.ID, err)
+		}
+		sets = append(sets, s)
+	}
+	return sets, nil
 }
 
 // translate puts the tree's numbers into the place of this process's. One that is

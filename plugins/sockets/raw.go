@@ -1,8 +1,6 @@
 package sockets
 
 import (
-	"fmt"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/plugins/sockets/socketspb"
@@ -21,27 +19,12 @@ func (s *survey) examineRaw(it *item, fd int, sock *socketspb.Socket) error {
 		return err
 	}
 	name := protocolName(it.kindOf()) + " socket"
-	if p.has(pollRDHUP) {
-		s.block(it, name+": was shut down", "")
-		return nil
-	}
-	if s.frozen && p.has(unix.POLLIN) && !p.has(unix.POLLERR) {
+	if s.frozen && p.has(unix.POLLIN) && !p.has(pollRDHUP) {
 		s.block(it, name+": has packets that the program has not read yet", "try again")
 		return nil
 	}
-	if p.has(unix.POLLERR) {
-		s.report.Note(it.res, name+": an error that the program has not seen yet will be lost")
-	}
-	unsent, err := unsentBytes(fd)
-	if err != nil {
-		return err
-	}
-	if unsent > 0 {
-		s.block(it, fmt.Sprintf("%s: %d bytes that were not sent", name, unsent), "try again")
-		return nil
-	}
-	groups, err := s.memberships(fd, it.kindOf())
-	if err != nil {
+	groups, carried, err := s.datagramState(it, fd, name, p)
+	if err != nil || !carried {
 		return err
 	}
 	remote, err := rawPeer(it)

@@ -89,3 +89,24 @@ func TestRaw(t *testing.T) {
 		t.Errorf("read %x: %v", buf[:n], err)
 	}
 }
+
+// TestRawError: an error does not hide packets that were not read.
+func TestRawError(t *testing.T) {
+	gate.Cap(t, unix.CAP_NET_RAW)
+	fd := socket(t, unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	set(t, fd, unix.SOL_IP, unix.IP_RECVERR, 1)
+	// Nobody has the port: the answer is an error, and the socket sees what it sent.
+	if _, err := unix.Write(fd, []byte{0, 9, 0, 9, 0, 8, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	if err := poll(fd); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := pollSocket(fd); err != nil || !p.has(unix.POLLERR) || !p.has(unix.POLLIN) {
+		t.Fatalf("poll: %#x, %v", p, err)
+	}
+	blocked(t, "packets that the program has not read yet", fd)
+}

@@ -9,8 +9,8 @@ import (
 	"github.com/firn-cr/firn/plugins/sockets/socketspb"
 )
 
-// examineUDP handles UDP and UDP-Lite sockets. One that is connected has no peer that knows:
-// connect(2) only says where datagrams go.
+// examineUDP handles UDP and UDP-Lite sockets. One that is connected has no peer
+// that knows: connect(2) only says where datagrams go.
 func (s *survey) examineUDP(it *item, fd int, sock *socketspb.Socket) error {
 	local, remote, err := inetNames(fd)
 	if err != nil {
@@ -35,23 +35,8 @@ func (s *survey) examineUDP(it *item, fd int, sock *socketspb.Socket) error {
 		s.block(it, name+": is corked (UDP_CORK), what it holds cannot be read", "")
 		return nil
 	}
-	unsent, err := unsentBytes(fd)
-	if err != nil {
-		return err
-	}
-	if unsent > 0 {
-		s.block(it, fmt.Sprintf("%s: %d bytes that were not sent (MSG_MORE, or a slow device)", name, unsent), "")
-		return nil
-	}
-	if p.has(pollRDHUP) {
-		s.block(it, name+": was shut down", "")
-		return nil
-	}
-	if p.has(unix.POLLERR) {
-		s.report.Note(it.res, name+": an error that the program has not seen yet will be lost")
-	}
-	groups, err := s.memberships(fd, it.kindOf())
-	if err != nil {
+	groups, carried, err := s.datagramState(it, fd, name, p)
+	if err != nil || !carried {
 		return err
 	}
 	msg := &socketspb.Inet{Socket: sock, Local: local, Remote: remote, Memberships: groups}
@@ -68,6 +53,28 @@ func (s *survey) examineUDP(it *item, fd int, sock *socketspb.Socket) error {
 	}
 	it.kind, it.msg = kindInet, msg
 	return nil
+}
+
+// datagramState reads what UDP and raw sockets have, and tells whether it can be
+// carried.
+func (s *survey) datagramState(it *item, fd int, name string, p pollState) (groups []*socketspb.Membership, carried bool, err error) {
+	unsent, err := unsentBytes(fd)
+	if err != nil {
+		return nil, false, err
+	}
+	if unsent > 0 {
+		s.block(it, fmt.Sprintf("%s: %d bytes that were not sent (MSG_MORE, or a slow device)", name, unsent), "")
+		return nil, false, nil
+	}
+	if p.has(pollRDHUP) {
+		s.block(it, name+": was shut down", "")
+		return nil, false, nil
+	}
+	if p.has(unix.POLLERR) {
+		s.report.Note(it.res, name+": an error that the program has not seen yet will be lost")
+	}
+	groups, err = s.memberships(fd, it.kindOf())
+	return groups, err == nil, err
 }
 
 // unsentBytes tells what is in a socket's send queue. What is on its way

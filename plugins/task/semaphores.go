@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -45,6 +47,15 @@ func machineSemaphores() (list []semadj.Semaphore, users map[int]bool, err error
 	return list, users, nil
 }
 
+// semaphoreSubject is what the findings are about.
+const semaphoreSubject = "System V semaphores"
+
+// suspect is a thread that may have adjustments of semaphores of the machine.
+type suspect struct {
+	*examination
+	thread int
+}
+
 // adjustments reports processes that have changed semaphores of the machine for
 // as long as they live (SEM_UNDO): the end of the tree takes that back, and
 // others may have them when it is restored. Semaphores of other IPC namespaces
@@ -55,18 +66,28 @@ func adjustments(ctx context.Context, host sdk.Host, exams []*examination) error
 	if err != nil || len(list) == 0 {
 		return err
 	}
+	suspects := map[int]suspect{}
 	for _, x := range exams {
 		if len(x.proc.Threads) == 0 || !x.frozen && (x.preview || !users[x.proc.TGID()]) {
 			continue
 		}
-		if err := x.ended(x.adjustments(ctx, host, list, users)); err != nil {
+		if err := x.ended(x.mayAdjust(suspects)); err != nil {
 			return err
 		}
 	}
-	return nil
+	if len(suspects) == 0 {
+		return nil
+	}
+	found, err := readAdjustments(ctx, host, slices.Collect(maps.Keys(suspects)), list)
+	for _, a := range found {
+		suspects[a.TID].adjusts(a, users)
+	}
+	return err
 }
 
-func (x *examination) adjustments(ctx context.Context, host sdk.Host, list []semadj.Semaphore, users map[int]bool) error {
+// mayAdjust finds the threads that are to be asked; while the tree runs, it only
+// notes that there are some.
+func (x *examination) mayAdjust(suspects map[int]suspect) error {
 	own, err := namespace.Inode(selfPID, "ipc")
 	if err != nil {
 		return err
@@ -75,7 +96,8 @@ func (x *examination) adjustments(ctx context.Context, host sdk.Host, list []sem
 	if err != nil || ns != own {
 		return err
 	}
-	may, err := kern.MayUndo(x.proc.TIDs()...)
+	tids := x.proc.TIDs()
+	may, err := kern.MayUndo(tids...)
 	if err != nil || !may {
 		return err
 	}
@@ -83,47 +105,60 @@ func (x *examination) adjustments(ctx context.Context, host sdk.Host, list []sem
 		x.note(0, semaphoreSubject, "were changed by the task; if it has to change them back when it ends (SEM_UNDO), a checkpoint is refused")
 		return nil
 	}
-	apart, err := semadj.Apart(x.proc.TIDs())
+	apart, err := semadj.Apart(tids)
 	if err != nil {
 		return err
 	}
 	for _, i := range append(apart, 0) {
-		if err := x.adjustmentsOf(ctx, host, i, list, users); err != nil {
-			return err
-		}
+		suspects[tids[i]] = suspect{x, i}
 	}
 	return nil
 }
 
-// semaphoreSubject is what the findings are about.
-const semaphoreSubject = "System V semaphores"
-
 // looks is how often a semaphore that others change is looked at.
 const looks = 5
 
-func (x *examination) adjustmentsOf(ctx context.Context, host sdk.Host, i int, list []semadj.Semaphore, users map[int]bool) error {
-	tid := x.proc.Threads[i].TID
-	for _, s := range list {
-		var found []semadj.Adjustment
-		err := semadj.ErrBusy
-		for look := 0; look < looks && errors.Is(err, semadj.ErrBusy); look++ {
-			if s.Value, err = kern.SemaphoreValue(s.Set, s.Number); err == nil {
-				found, err = semadj.Read(ctx, host, []int{tid}, []semadj.Semaphore{s})
+// readAdjustments asks all threads at once, and again for what others have
+// changed meanwhile.
+func readAdjustments(ctx context.Context, host sdk.Host, tids []int, list []semadj.Semaphore) ([]semadj.Adjustment, error) {
+	var all []semadj.Adjustment
+	for look := 1; len(list) > 0; look++ {
+		var there []semadj.Semaphore
+		for _, s := range list {
+			var err error
+			s.Value, err = kern.SemaphoreValue(s.Set, s.Number)
+			switch {
+			case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EIDRM):
+				continue // removed since
+			case err != nil:
+				return nil, fmt.Errorf("semaphore %d of %d: %w", s.Number, s.Set, err)
+			}
+			there = append(there, s)
+		}
+		found, err := semadj.Read(ctx, host, tids, there)
+		if err != nil {
+			return nil, err
+		}
+		again := map[semadj.Semaphore]bool{}
+		for _, a := range found {
+			if again[a.Semaphore] = again[a.Semaphore] || errors.Is(a.Err, semadj.ErrBusy) && look < looks; !again[a.Semaphore] {
+				all = append(all, a)
 			}
 		}
-		switch {
-		case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EIDRM):
-			continue // removed since
-		case errors.Is(err, semadj.ErrUnreadable) && !users[x.proc.TGID()]:
-			continue // it may not use it, and has not been the last who did
-		case errors.Is(err, semadj.ErrUnreadable) || errors.Is(err, semadj.ErrBusy):
-			x.block(i, semaphoreSubject, fmt.Sprintf("semaphore %d of %d: %v", s.Number, s.Set, err), "try again")
-		case err != nil:
-			return err
-		case len(found) > 0:
-			x.block(i, semaphoreSubject, fmt.Sprintf("semaphore %d of %d changes by %d when the task ends (SEM_UNDO)", s.Number, s.Set, found[0].By),
-				"run the program in an IPC namespace (unshare --ipc)")
-		}
+		list = slices.DeleteFunc(there, func(s semadj.Semaphore) bool { return !again[s] })
 	}
-	return nil
+	return all, nil
+}
+
+// adjusts reports what a thread has, or that it cannot be known.
+func (s suspect) adjusts(a semadj.Adjustment, users map[int]bool) {
+	switch {
+	case errors.Is(a.Err, semadj.ErrUnreadable) && !users[s.proc.TGID()]:
+		// It may not use the semaphore, and has not been the last who did.
+	case a.Err != nil:
+		s.block(s.thread, semaphoreSubject, fmt.Sprintf("semaphore %d of %d: %v", a.Number, a.Set, a.Err), "try again")
+	default:
+		s.block(s.thread, semaphoreSubject, fmt.Sprintf("semaphore %d of %d changes by %d when the task ends (SEM_UNDO)", a.Number, a.Set, a.By),
+			"run the program in an IPC namespace (unshare --ipc)")
+	}
 }

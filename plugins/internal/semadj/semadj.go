@@ -36,11 +36,11 @@ const (
 	chunk = 2048
 )
 
-// ErrUnreadable is returned when the task may not do operations on the
+// ErrUnreadable is the error when the task may not do operations on the
 // semaphore, or not enough of them at once (the third value of kernel.sem).
 var ErrUnreadable = errors.New("the task may not change the semaphore")
 
-// ErrBusy is returned when a semaphore is changed all the time by others.
+// ErrBusy is the error when a semaphore is changed all the time by others.
 var ErrBusy = errors.New("the semaphore is changed meanwhile")
 
 // Semaphore is one semaphore of a set.
@@ -55,6 +55,8 @@ type Adjustment struct {
 	Semaphore
 	TID int
 	By  int
+	// Err is why it is not known: ErrUnreadable or ErrBusy.
+	Err error
 }
 
 // question is a semaphore and a thread of which the answer is not known yet.
@@ -63,7 +65,7 @@ type question struct {
 	low, high int // By-lowest is at least low and less than high
 }
 
-// Read returns the adjustments that are not 0. The threads, one of each process,
+// Read returns the adjustments that are not 0, and those that are not known. The threads, one of each process,
 // must stand still, and are asked by tapes; the semaphores must be of their IPC
 // namespace. Nothing changes, but that the threads have a list of adjustments
 // afterwards, an empty one.
@@ -122,6 +124,8 @@ func search(ctx context.Context, host sdk.Host, open []*question) ([]Adjustment,
 		left := open[:0]
 		for _, q := range open {
 			switch {
+			case q.Err != nil:
+				found = append(found, q.Adjustment)
 			case q.high-q.low > 1:
 				left = append(left, q)
 			case q.low+lowest != 0:
@@ -173,7 +177,11 @@ func ask(ctx context.Context, host sdk.Host, open []*question, next func(*questi
 			return err
 		}
 		for _, p := range probes[r.TID] {
-			if err := p.answer(&outcomes[i]); err != nil {
+			err := p.answer(&outcomes[i])
+			switch {
+			case errors.Is(err, ErrUnreadable) || errors.Is(err, ErrBusy):
+				p.q.Err = err
+			case err != nil:
 				return fmt.Errorf("semaphore %d of %d: %w", p.q.Number, p.q.Set, err)
 			}
 		}

@@ -75,14 +75,14 @@ func TestReadAndSet(t *testing.T) {
 				t.Fatalf("%d at %d: %v", by, value, err)
 			}
 			switch {
-			case by == 0 && len(found) != 0, by != 0 && (len(found) != 1 || found[0] != Adjustment{s, 7, by}):
+			case by == 0 && len(found) != 0, by != 0 && (len(found) != 1 || found[0] != Adjustment{Semaphore: s, TID: 7, By: by}):
 				t.Errorf("%d at %d: found %v", by, value, found)
 			case m.value != value || m.adjustment != by:
 				t.Errorf("%d at %d: changed to %d at %d", by, value, m.adjustment, m.value)
 			}
 			fresh := &model{value: value}
 			set := &tape.Tape{}
-			Set(set, Adjustment{s, 7, by})
+			Set(set, Adjustment{Semaphore: s, TID: 7, By: by})
 			out, err := fresh.RunTapes(t.Context(), []tape.Run{{TID: 7, Tape: set}})
 			if err != nil || out[0].Results[0] != 0 || fresh.value != value || fresh.adjustment != by {
 				t.Errorf("set to %d at %d: result %d, %d at %d: %v", by, value, out[0].Results[0], fresh.adjustment, fresh.value, err)
@@ -101,8 +101,9 @@ func TestReadRefused(t *testing.T) {
 		"other value":  {&model{value: 2}, ErrBusy},
 		"changed then": {&model{changing: true, adjustment: 5}, ErrBusy},
 	} {
-		if _, err := Read(t.Context(), c.model, []int{7}, []Semaphore{{Set: 3}}); !errors.Is(err, c.want) {
-			t.Errorf("%s: %v, want %v", name, err, c.want)
+		found, err := Read(t.Context(), c.model, []int{7}, []Semaphore{{Set: 3}})
+		if err != nil || len(found) != 1 || !errors.Is(found[0].Err, c.want) {
+			t.Errorf("%s: %v, %v, want %v", name, found, err, c.want)
 		}
 	}
 }
