@@ -67,12 +67,13 @@ func TestPIDNamespaceRefused(t *testing.T) {
 	t.Run("somebody from outside", func(t *testing.T) {
 		s := startInside(t, 0, "--mount-proc")
 		cmd := exec.Command(program(t, "nsenter"), "-t", strconv.Itoa(s.root), "-p", "sleep", "1000")
-		if err := cmd.Start(); err != nil {
+		wait, err := harness.Begin(cmd)
+		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() {
 			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
+			_ = wait()
 		}()
 		// nsenter forks: what it executes is in the namespace.
 		stranger := 0

@@ -200,11 +200,12 @@ func TestPostgresClient(t *testing.T) {
 	defer answers.Close()
 	cmd.Stdout, cmd.Stderr = out, out
 	done := make(chan error, 1)
-	if err := cmd.Start(); err != nil {
+	wait, err := harness.Begin(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
 	out.Close()
-	go func() { done <- cmd.Wait() }()
+	go func() { done <- wait() }()
 	defer cmd.Process.Kill()
 	lines := bufio.NewReader(answers)
 	expect := func(sql, want string) {
