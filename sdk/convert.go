@@ -21,14 +21,27 @@ func treeFromWire(m *pb.Tree) *Tree {
 		out := Process{
 			ID: TaskID(p.GetId()), PID: int(p.GetPid()), Parent: TaskID(p.GetParent()),
 			PGID: TaskID(p.GetPgid()), SID: TaskID(p.GetSid()), Comm: string(p.GetComm()), Zombie: p.GetZombie(),
-			Reserved: AddrRange{Start: p.GetReservedStart(), End: p.GetReservedEnd()},
+			Reserved: AddrRange{Start: p.GetReservedStart(), End: p.GetReservedEnd()}, UserNamespace: int(p.GetUserNamespace()),
 		}
 		for _, th := range p.GetThreads() {
 			out.Threads = append(out.Threads, Thread{ID: TaskID(th.GetId()), TID: int(th.GetTid())})
 		}
 		t.Processes = append(t.Processes, out)
 	}
+	for _, u := range m.GetUserNamespaces() {
+		t.UserNamespaces = append(t.UserNamespaces, UserNamespace{
+			Parent: int(u.GetParent()), Owner: u.GetOwner(), UIDs: idMapFromWire(u.GetUids()), GIDs: idMapFromWire(u.GetGids()),
+			SetgroupsDenied: u.GetSetgroupsDenied(), Keeper: int(u.GetKeeper()),
+		})
+	}
 	return t
+}
+
+func idMapFromWire(ms []*pb.IDRange) (out IDMap) {
+	for _, m := range ms {
+		out = append(out, IDRange{Inside: m.GetInside(), Outside: m.GetOutside(), Count: m.GetCount()})
+	}
+	return out
 }
 
 func resourcesFromWire(ms []*pb.Resource) []Resource {
@@ -74,7 +87,7 @@ func namespaceFromWire(m *pb.Namespace) *Namespace {
 	if m == nil {
 		return nil
 	}
-	n := &Namespace{Name: m.GetName(), Ino: m.GetIno()}
+	n := &Namespace{Name: m.GetName(), Ino: m.GetIno(), Owner: int(m.GetOwner())}
 	for _, t := range m.GetTasks() {
 		n.Tasks = append(n.Tasks, TaskID(t))
 	}

@@ -45,6 +45,7 @@ var phases = []phase{
 	{pb.Phase_PHASE_RESTORE_NAMESPACES, is[NamespaceRestorer], restorePhase(NamespaceRestorer.RestoreNamespaces)},
 	{pb.Phase_PHASE_RESTORE_OBJECTS, either[ObjectRestorer, FileRestorer], runRestoreObjects},
 	{pb.Phase_PHASE_RESTORE_MEMORY, is[MemoryRestorer], restorePhase(MemoryRestorer.RestoreMemory)},
+	{pb.Phase_PHASE_RESTORE_IDENTITY, is[IdentityRestorer], restorePhase(IdentityRestorer.RestoreIdentity)},
 	{pb.Phase_PHASE_LINK_FILES, is[FileLinker], restorePhase(FileLinker.LinkFiles)},
 	{pb.Phase_PHASE_RESTORE_TASKS, is[TaskRestorer], restorePhase(TaskRestorer.RestoreTasks)},
 	{pb.Phase_PHASE_SEAL, is[Sealer], restorePhase(Sealer.Seal)},

@@ -133,6 +133,16 @@ type MemoryRestorer interface {
 	RestoreMemory(ctx context.Context, req *RestoreRequest) error
 }
 
+// IdentityRestorer is called before processes enter their user namespaces, if any
+// do ([Process.UserNamespace]). They have their memory and files, one thread, and
+// the restorer's rights for the last time: it sets what they could not set later,
+// above all users and groups that have no number inside, and does not take the
+// rights away (prctl(2), PR_SET_KEEPCAPS). Whoever enters a namespace has all
+// capabilities there and none outside.
+type IdentityRestorer interface {
+	RestoreIdentity(ctx context.Context, req *RestoreRequest) error
+}
+
 // FileLinker completes objects that refer to others by number, after every
 // file is installed in every task.
 type FileLinker interface {

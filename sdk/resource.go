@@ -14,6 +14,18 @@ type Tree struct {
 	Root TaskID
 	// Processes are in an order in which every parent precedes its children.
 	Processes []Process
+	// UserNamespaces are those in which processes of the tree live, or which own
+	// namespaces of theirs, every one after the one around it.
+	UserNamespaces []UserNamespace
+}
+
+// UserNamespace finds a user namespace of the tree by its place in the list,
+// counted from 1, as [Process.UserNamespace] has it; nil for that of the host.
+func (t *Tree) UserNamespace(n int) *UserNamespace {
+	if n < 1 || n > len(t.UserNamespaces) {
+		return nil
+	}
+	return &t.UserNamespaces[n-1]
 }
 
 // Process finds a process by its ID and returns nil if there is none.
@@ -64,6 +76,11 @@ type Process struct {
 	// Reserved is a range of the address space that belongs to the host while
 	// a restore lasts. It overlaps nothing of the checkpointed process.
 	Reserved AddrRange
+	// UserNamespace is the process's place in [Tree.UserNamespaces], counted from
+	// 1, or 0 if it lives in that of the host. In a restore it enters the
+	// namespace after [IdentityRestorer], and from then on has rights in there
+	// only.
+	UserNamespace int
 }
 
 // MainExited tells whether the main thread has ended while others run, by
@@ -176,4 +193,7 @@ type Namespace struct {
 	Name  string // "uts"
 	Ino   uint64
 	Tasks []TaskID
+	// Owner is the user namespace to which it belongs, whose members have rights
+	// over it, as [Process.UserNamespace].
+	Owner int
 }

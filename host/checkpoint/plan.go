@@ -15,6 +15,7 @@ import (
 	"github.com/firn-cr/firn/host/resource"
 	"github.com/firn-cr/firn/host/skeleton"
 	"github.com/firn-cr/firn/host/task"
+	"github.com/firn-cr/firn/host/userns"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/hbuf"
 	"github.com/firn-cr/firn/sdk/tape"
@@ -29,6 +30,7 @@ type plan struct {
 	rules    []dispatch.Rule
 	procs    []*task.Process
 	pids     *survey.View
+	users    *userns.View
 	tree     *sdk.Tree
 	set      *resource.Set
 	assigned dispatch.Assignment
@@ -210,10 +212,14 @@ func (p *plan) take(ctx context.Context, procs []*task.Process, running bool) (e
 		return err
 	}
 	p.procs = slices.DeleteFunc(procs, p.pids.Gone)
-	p.tree = treeOf(p.procs, p.pids)
-	if p.set, err = resource.Enumerate(ctx, p.tree, p.pids, running); err != nil {
+	if p.users, err = userns.Read(p.procs, !running); err != nil {
 		return err
 	}
+	p.tree = treeOf(p.procs, p.pids, p.users)
+	if p.set, err = resource.Enumerate(ctx, p.tree, carried{p.pids, p.users}, running); err != nil {
+		return err
+	}
+	p.tree.UserNamespaces = p.users.Namespaces // with those of which only others are known
 	for i := range p.tree.Processes {
 		p.tree.Processes[i].Reserved = p.set.Free
 	}
@@ -248,6 +254,9 @@ const (
 // something else blocks already.
 func (p *plan) check(ctx context.Context, kind checkKind) ([]failure.Line, error) {
 	lines := hostFindings(p.procs, p.pids)
+	for _, f := range p.userFindings() {
+		lines = append(lines, failure.Line{Finding: f})
+	}
 	if kind != checkFrozen { // a tree that is frozen has it suspended
 		lines = append(lines, seccompFindings(p.procs, p.pids)...)
 	}
@@ -313,6 +322,9 @@ func (p *plan) unclaimed(r sdk.Resource) failure.Line {
 	}
 	l.Help = "a plugin that claims it would carry it"
 	if n := r.Namespace; n != nil {
+		if n.Name == "user" {
+			l.Text, l.Help = "is not inside firn's", "run firn in a user namespace around it"
+		}
 		if text, help := p.pids.WhyNot(n.Name, n.Ino); text != "" {
 			l.Text, l.Help = text, help
 		}

@@ -11,17 +11,19 @@ import (
 	"github.com/firn-cr/firn/host/internal/arch"
 	"github.com/firn-cr/firn/host/pidns/survey"
 	"github.com/firn-cr/firn/host/task"
+	"github.com/firn-cr/firn/host/userns"
 	"github.com/firn-cr/firn/sdk"
 )
 
 // treeOf converts processes to what plugins see, with the numbers that the tree
 // uses for them. The root has no parent in the tree.
-func treeOf(procs []*task.Process, pids *survey.View) *sdk.Tree {
+func treeOf(procs []*task.Process, pids *survey.View, users *userns.View) *sdk.Tree {
 	tree := &sdk.Tree{Root: pids.ID(procs[0].PID)}
 	for _, p := range procs {
 		q := sdk.Process{
 			ID: pids.ID(p.PID), PID: int(p.Live()), Parent: pids.Parent(p),
 			PGID: pids.Group(p), SID: pids.Session(p), Comm: p.Comm, Zombie: p.State == task.Zombie,
+			UserNamespace: users.Of(p.PID),
 		}
 		for _, th := range p.Threads {
 			if id := pids.ID(th.TID); id != 0 { // else it has ended by now

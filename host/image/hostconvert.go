@@ -14,6 +14,7 @@ func TreeToProto(t *sdk.Tree) *imagepb.HostTree {
 		h := &imagepb.HostProcess{
 			Id: uint32(p.ID), Parent: uint32(p.Parent), Pgid: uint32(p.PGID), Sid: uint32(p.SID), Comm: []byte(p.Comm),
 			State: imagepb.State_STATE_RUNNING, ReservedStart: p.Reserved.Start, ReservedEnd: p.Reserved.End,
+			UserNamespace: uint32(p.UserNamespace),
 		}
 		if p.Zombie {
 			h.State = imagepb.State_STATE_ZOMBIE
@@ -23,7 +24,27 @@ func TreeToProto(t *sdk.Tree) *imagepb.HostTree {
 		}
 		m.Processes = append(m.Processes, h)
 	}
+	for _, u := range t.UserNamespaces {
+		m.UserNamespaces = append(m.UserNamespaces, &imagepb.HostUserNamespace{
+			Parent: uint32(u.Parent), Owner: u.Owner, Uids: idsToProto(u.UIDs), Gids: idsToProto(u.GIDs),
+			SetgroupsDenied: u.SetgroupsDenied,
+		})
+	}
 	return m
+}
+
+func idsToProto(ids sdk.IDMap) (out []*imagepb.HostIDRange) {
+	for _, r := range ids {
+		out = append(out, &imagepb.HostIDRange{Inside: r.Inside, Outside: r.Outside, Count: r.Count})
+	}
+	return out
+}
+
+func idsFromProto(ranges []*imagepb.HostIDRange) (out sdk.IDMap) {
+	for _, r := range ranges {
+		out = append(out, sdk.IDRange{Inside: r.Inside, Outside: r.Outside, Count: r.Count})
+	}
+	return out
 }
 
 // TreeFromProto converts a tree back. PIDs and TIDs are those of the
@@ -35,12 +56,18 @@ func TreeFromProto(m *imagepb.HostTree) *sdk.Tree {
 			ID: sdk.TaskID(h.Id), PID: int(h.Id), Parent: sdk.TaskID(h.Parent),
 			PGID: sdk.TaskID(h.Pgid), SID: sdk.TaskID(h.Sid), Comm: string(h.Comm),
 			Zombie:   h.State == imagepb.State_STATE_ZOMBIE,
-			Reserved: sdk.AddrRange{Start: h.ReservedStart, End: h.ReservedEnd},
+			Reserved: sdk.AddrRange{Start: h.ReservedStart, End: h.ReservedEnd}, UserNamespace: int(h.UserNamespace),
 		}
 		for _, id := range h.Threads {
 			p.Threads = append(p.Threads, sdk.Thread{ID: sdk.TaskID(id), TID: int(id)})
 		}
 		t.Processes = append(t.Processes, p)
+	}
+	for _, u := range m.GetUserNamespaces() {
+		t.UserNamespaces = append(t.UserNamespaces, sdk.UserNamespace{
+			Parent: int(u.Parent), Owner: u.Owner, UIDs: idsFromProto(u.Uids), GIDs: idsFromProto(u.Gids),
+			SetgroupsDenied: u.SetgroupsDenied,
+		})
 	}
 	return t
 }
@@ -81,6 +108,7 @@ func namespaceToProto(o Object) *imagepb.HostNamespace {
 	n := o.Resource.Namespace
 	m := &imagepb.HostNamespace{
 		Object: o.Resource.Object, Plugin: o.Plugin, Task: uint32(o.Resource.Task), Name: n.Name, Ino: n.Ino,
+		Owner: uint32(n.Owner),
 	}
 	for _, t := range n.Tasks {
 		m.Tasks = append(m.Tasks, uint32(t))
@@ -89,7 +117,7 @@ func namespaceToProto(o Object) *imagepb.HostNamespace {
 }
 
 func namespaceFromProto(m *imagepb.HostNamespace) Object {
-	n := &sdk.Namespace{Name: m.Name, Ino: m.Ino}
+	n := &sdk.Namespace{Name: m.Name, Ino: m.Ino, Owner: int(m.Owner)}
 	for _, t := range m.Tasks {
 		n.Tasks = append(n.Tasks, sdk.TaskID(t))
 	}

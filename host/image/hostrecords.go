@@ -160,6 +160,9 @@ func (r *HostRecords) check() (err error) {
 	if r.PIDs, err = pidns.FromImage(r.Tree); err != nil {
 		return err
 	}
+	if err := checkUserNamespaces(r); err != nil {
+		return err
+	}
 	owner := map[uint32]uint32{} // thread -> process
 	process := map[uint32]bool{} // all of them
 	for _, p := range r.Tree.Processes {

@@ -92,14 +92,16 @@ func (p *process) mountNamespace() uint64 {
 }
 
 // namespaces makes one resource of every namespace that differs from the
-// host's own.
-func namespaces(procs []*process, host Host, next func() uint64) []sdk.Resource {
+// host's own. What belongs to a user namespace that is not carried is a finding.
+func namespaces(procs []*process, host Host, next func() uint64) ([]sdk.Resource, []sdk.Finding, error) {
 	same, err := own()
 	if err != nil {
 		same = nil // then every namespace is reported: nothing is lost
 	}
 	index := map[nsLink]int{}
 	var out []sdk.Resource
+	var findings []sdk.Finding
+	var errs []error
 	for _, p := range procs {
 		for _, l := range p.ns {
 			if same[l.name] == l.ino || host.Carries(l.name, l.ino) {
@@ -109,13 +111,22 @@ func namespaces(procs []*process, host Host, next func() uint64) []sdk.Resource 
 			if !ok {
 				i = len(out)
 				index[l] = i
+				owner, known, err := host.Owner(p.PID, l.name)
+				if err != nil {
+					errs = append(errs, fmt.Errorf("%s namespace of task %d: %w", l.name, p.PID, err))
+				} else if !known {
+					findings = append(findings, sdk.Finding{
+						Level: sdk.LevelBlock, Task: p.ID, Subject: l.name + " namespace",
+						Text: "belongs to a user namespace outside of firn's",
+					})
+				}
 				out = append(out, sdk.Resource{
 					Kind: sdk.KindNamespace, Object: next(), Task: p.ID,
-					Namespace: &sdk.Namespace{Name: l.name, Ino: l.ino},
+					Namespace: &sdk.Namespace{Name: l.name, Ino: l.ino, Owner: owner},
 				})
 			}
 			out[i].Namespace.Tasks = append(out[i].Namespace.Tasks, p.ID)
 		}
 	}
-	return out
+	return out, findings, errors.Join(errs...)
 }

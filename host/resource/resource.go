@@ -82,6 +82,9 @@ type Host interface {
 	// Carries tells whether a namespace is carried, by its name under
 	// /proc/PID/ns and its inode.
 	Carries(name string, ino uint64) bool
+	// Owner is the user namespace that owns a namespace of a process, as
+	// [sdk.Process.UserNamespace] has it; ok is false if that is not carried.
+	Owner(pid int, name string) (n int, ok bool, err error)
 	// Mount is the mount of the host's own mount namespace, of which one in
 	// another mount namespace is a copy, or else the mount itself.
 	Mount(ns uint64, id int) int
@@ -101,7 +104,11 @@ func assemble(procs []*process, host Host, running bool) (*Set, error) {
 	for _, p := range live {
 		set.Resources = append(set.Resources, sdk.Resource{Kind: sdk.KindTask, Object: uint64(p.ID), Task: p.ID})
 	}
-	set.Resources = append(set.Resources, namespaces(live, host, next)...)
+	found, findings, err := namespaces(live, host, next)
+	if err != nil && !running {
+		return nil, err
+	}
+	set.Resources, set.Findings = append(set.Resources, found...), findings
 	files, err := groupFiles(live, next, running)
 	if err != nil {
 		return nil, err

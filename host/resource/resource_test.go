@@ -152,4 +152,6 @@ func FuzzParseNamespace(f *testing.F) {
 type nothing struct{}
 
 func (nothing) Carries(string, uint64) bool { return false }
-func (nothing) Mount(_ uint64, id int) int  { return id }
+
+func (nothing) Owner(int, string) (int, bool, error) { return 0, true, nil }
+func (nothing) Mount(_ uint64, id int) int           { return id }

@@ -82,18 +82,21 @@ func cloexecArg(on bool) tape.Arg {
 	return tape.Imm(0)
 }
 
-// install fills the descriptor tables of all processes, all at the same time.
-func (r *flow) install(ctx context.Context) error {
+// install fills the descriptor tables of some processes, all at the same time.
+func (r *flow) install(ctx context.Context, which func(*sdk.Process) bool) error {
 	var runs []tape.Run
 	var who []sdk.TaskID
 	for id, want := range fdTables(r.files) {
-		t, err := installTape(want, r.provided)
-		if err != nil {
-			return fmt.Errorf("task %d: %w", id, err)
-		}
 		p := r.tree.Process(id)
 		if p == nil {
 			return fmt.Errorf("file of task %d, which is not in the tree: %w", id, sdk.ErrCorrupt)
+		}
+		if !which(p) {
+			continue
+		}
+		t, err := installTape(want, r.provided)
+		if err != nil {
+			return fmt.Errorf("task %d: %w", id, err)
 		}
 		runs, who = append(runs, tape.Run{TID: p.PID, Tape: t}), append(who, id)
 	}

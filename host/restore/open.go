@@ -201,6 +201,7 @@ func (r *flow) check(ctx context.Context) error {
 	for _, f := range append(blocks, r.plan.Notes...) {
 		lines = append(lines, failure.Line{Finding: f})
 	}
+	r.keepers = planKeepers(r.tree, nums.used, limit)
 	found, err := r.checkImage(ctx)
 	if err != nil {
 		return err
@@ -236,7 +237,14 @@ func (r *flow) prepare() (err error) {
 	if err := raiseNoFile(); err != nil {
 		return fmt.Errorf("raise the limit of descriptors: %w", err)
 	}
-	if r.regions, err = newRegions(r.tree); err != nil {
+	var all []*sdk.Process
+	for i := range r.tree.Processes {
+		all = append(all, &r.tree.Processes[i])
+	}
+	for i := range r.keepers {
+		all = append(all, &r.keepers[i].Process)
+	}
+	if r.regions, err = newRegions(all); err != nil {
 		return err
 	}
 	s := &r.service

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -55,13 +56,18 @@ func (r *flow) rebuild(ctx context.Context) error {
 	if memErr != nil {
 		return memErr
 	}
+	if len(r.tree.UserNamespaces) > 0 {
+		if err := r.isolate(ctx, func() error { return step(&r.res.RebuildMS, wire.PhaseRestoreIdentity) }); err != nil {
+			return err
+		}
+	}
 	if err := r.phase("threads", &r.res.RebuildMS, func() error { return r.cloneThreads(ctx) }); err != nil {
 		return err
 	}
 	if err := r.phase("PID namespaces", &r.res.RebuildMS, func() error { return r.enterNamespaces(ctx) }); err != nil {
 		return err
 	}
-	if err := r.phase("files", &r.res.RebuildMS, func() error { return r.install(ctx) }); err != nil {
+	if err := r.phase("files", &r.res.RebuildMS, func() error { return r.install(ctx, func(p *sdk.Process) bool { return !inUserNamespace(p) }) }); err != nil {
 		return err
 	}
 	if err := step(&r.res.RebuildMS, wire.PhaseLinkFiles, wire.PhaseRestoreTasks); err != nil {
@@ -72,7 +78,20 @@ func (r *flow) rebuild(ctx context.Context) error {
 	}
 	err := step(&r.res.RebuildMS, wire.PhaseSeal)
 	r.account(took)
-	return err
+	return errors.Join(err, r.endKeepers(ctx))
+}
+
+// isolate has processes enter their user namespaces, after all that they would
+// have no right to do inside.
+func (r *flow) isolate(ctx context.Context, identify func() error) error {
+	err := r.phase("files", &r.res.RebuildMS, func() error { return r.install(ctx, inUserNamespace) })
+	if err != nil {
+		return err
+	}
+	if err := identify(); err != nil {
+		return err
+	}
+	return r.phase("user namespaces", &r.res.RebuildMS, func() error { return r.enterUsers(ctx) })
 }
 
 // restoreObjects collects the descriptors of all objects.

@@ -34,11 +34,10 @@ type regions struct {
 	size map[sdk.TaskID]int64
 }
 
-func newRegions(tree *sdk.Tree) (*regions, error) {
+func newRegions(processes []*sdk.Process) (*regions, error) {
 	r := &regions{at: map[sdk.TaskID]int64{}, size: map[sdk.TaskID]int64{}}
 	total := int64(0)
-	for i := range tree.Processes {
-		p := &tree.Processes[i]
+	for _, p := range processes {
 		size := sliceOffset(p, sliceCount(p))
 		if uint64(size) > p.Reserved.Len() && !p.Zombie {
 			return nil, fmt.Errorf("task %d: %d threads need %d bytes for tapes, the image reserves %d: %w",

@@ -52,6 +52,8 @@ type flow struct {
 	plan skeleton.Plan
 	// pidns are the PID namespaces of the tree; nil if it has none.
 	pidns *pidns.Map
+	// keepers are processes that exist while the tree is rebuilt.
+	keepers []keeper
 	// ns is the tree's own PID namespace, once it exists; nil if it has none.
 	ns *namespace
 }

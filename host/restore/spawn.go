@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -63,6 +64,9 @@ func (r *flow) spawn(ctx context.Context, plan skeleton.Plan) error {
 			if err := s.step(step); err != nil {
 				return err
 			}
+		}
+		if err := s.makeKeepers(); err != nil {
+			return err
 		}
 		r.res.RootPID = int(r.pids[r.tree.Root])
 		return s.silence()
@@ -223,12 +227,7 @@ func (s *spawner) remove(st skeleton.Step) error {
 			return err
 		}
 	}
-	for i := range s.created {
-		if s.created[i].pid == pid {
-			s.created = append(s.created[:i], s.created[i+1:]...)
-			break
-		}
-	}
+	s.forget(pid)
 	return nil
 }
 
@@ -251,6 +250,11 @@ func (s *spawner) silence() error {
 		}
 	}
 	return nil
+}
+
+// forget takes a process out of what was created: it has ended.
+func (r *flow) forget(pid task.HostPID) {
+	r.created = slices.DeleteFunc(r.created, func(c created) bool { return c.pid == pid })
 }
 
 // created is a process that must be killed if the restore fails.

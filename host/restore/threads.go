@@ -26,10 +26,15 @@ func (r *flow) cloneThreads(ctx context.Context) error {
 					continue
 				}
 				slice := r.regions.thread(p, n)
-				tid, err := o.Clone(&task.Clone{
+				c := &task.Clone{
 					From: task.HostPID(p.PID), Gadget: p.Reserved.Start + arch.TapeGadget(),
 					Scratch: slice.Addr, Mem: slice.Mem, Flags: threadFlags, IDs: r.pidns.SetTID(th.ID), Inside: r.ns != nil,
-				})
+				}
+				create := o.Clone
+				if p.UserNamespace != 0 {
+					create = func(c *task.Clone) (task.HostPID, error) { return r.cloneNext(o, c) }
+				}
+				tid, err := create(c)
 				r.addThread(p.PID, tid)
 				if err != nil {
 					return fmt.Errorf("thread of task %d: %w", p.ID, err)

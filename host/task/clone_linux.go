@@ -27,7 +27,8 @@ type Clone struct {
 	Flags      uint64
 	ExitSignal int
 	// IDs are the numbers that the new task shall have: in the PID namespace in
-	// which it is born, in the one around that, and so on.
+	// which it is born, in the one around that, and so on. With none the kernel
+	// chooses.
 	IDs []uint32
 	// Inside says that these do not reach as far as the host's PID namespace:
 	// the kernel finds a free number for it here.
@@ -43,16 +44,24 @@ func (c *Clone) args() []byte {
 	b := make([]byte, cloneArgsSize, cloneArgsSize+4*len(c.IDs))
 	le.PutUint64(b[0:], c.Flags|unix.CLONE_PTRACE)
 	le.PutUint64(b[32:], uint64(c.ExitSignal))
-	le.PutUint64(b[64:], c.Scratch+cloneArgsSize) // set_tid
-	le.PutUint64(b[72:], uint64(len(c.IDs)))      // set_tid_size
+	if len(c.IDs) > 0 {
+		le.PutUint64(b[64:], c.Scratch+cloneArgsSize) // set_tid
+		le.PutUint64(b[72:], uint64(len(c.IDs)))      // set_tid_size
+	}
 	for _, id := range c.IDs {
 		b = le.AppendUint32(b, id)
 	}
 	return b
 }
 
-// id is the number in the outermost namespace of which one is wanted.
-func (c *Clone) id() HostPID { return HostPID(c.IDs[len(c.IDs)-1]) }
+// id is the number in the outermost namespace of which one is wanted; 0 if none
+// is.
+func (c *Clone) id() HostPID {
+	if len(c.IDs) == 0 {
+		return 0
+	}
+	return HostPID(c.IDs[len(c.IDs)-1])
+}
 
 // Clone creates a task and returns its number here. The new one is traced and
 // stopped before its first instruction. With an error, a number that is not 0
@@ -86,7 +95,7 @@ func (o *Ops) Clone(c *Clone) (HostPID, error) {
 		return 0, fmt.Errorf("create task %d: clone3 in task %d: %w", c.id(), c.From, err)
 	case born == 0:
 		return 0, fmt.Errorf("create task %d: the kernel did not tell its number: %w", c.id(), sdk.ErrKernel)
-	case !c.Inside && born != c.id():
+	case !c.Inside && len(c.IDs) > 0 && born != c.id():
 		return born, fmt.Errorf("create task %d: the kernel gave it number %d: %w", c.id(), born, sdk.ErrUnsupported)
 	}
 	return born, o.AwaitStop(born)

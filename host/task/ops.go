@@ -254,6 +254,23 @@ func (o *Ops) ExitThread(tid HostPID, gadget uint64, status int) error {
 	}
 }
 
+// EndThread has a stopped thread that is not the main one end by exit(2), and
+// reaps it.
+func (o *Ops) EndThread(tid HostPID, gadget uint64) error {
+	regs, err := arch.GetRegs(int(tid))
+	if err != nil {
+		return err
+	}
+	regs.SetCall(gadget, unix.SYS_EXIT, [6]uint64{})
+	if err := arch.SetRegs(int(tid), &regs); err != nil {
+		return err
+	}
+	if err := cont(tid, 0); err != nil {
+		return err
+	}
+	return reap(o.ctx, tid)
+}
+
 // Exit ends a stopped process so that it leaves the wait status: by
 // exit_group(2), or by the signal that had killed it. It stays a zombie until
 // its parent reaps it.

@@ -65,6 +65,9 @@ func (r *restore) openNamespace(m *filespb.Namespace) (int, error) {
 			return -1, fmt.Errorf("%s namespace of task %d, which is not in the tree: %w", m.GetName(), m.GetTask(), sdk.ErrCorrupt)
 		}
 		path = fmt.Sprintf("/proc/%d/ns/%s", p.PID, m.GetName())
+		if users := r.req.Tree.UserNamespace(p.UserNamespace); users != nil && m.GetName() == "user" {
+			path = fmt.Sprintf("/proc/%d/ns/user", users.Keeper) // the process has not entered it yet
+		}
 	}
 	flags := m.GetDescription().GetFlags()
 	fd, err := reopen(path, flags)

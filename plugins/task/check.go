@@ -70,10 +70,14 @@ func examine(ctx context.Context, req *sdk.CheckRequest) ([]*examination, error)
 		return nil, err
 	}
 	threads := threadsOf(exams, func(x *examination) int { return len(x.proc.Threads) })
-	return exams, inParallel(ctx, len(threads), func(i int) error {
+	err = inParallel(ctx, len(threads), func(i int) error {
 		x := threads[i].process
 		return x.ended(x.thread(threads[i].index))
 	})
+	for _, x := range exams {
+		x.insideUserNamespace()
+	}
+	return exams, err
 }
 
 // statusOf is what was read of all threads.

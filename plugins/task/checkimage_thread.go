@@ -53,6 +53,10 @@ func (c *imageCheck) checkCredentials(t *savedThread) {
 	if !sameGroups(have.GetGroups(), want.GetGroups()) {
 		c.need(t.ID, unix.CAP_SETGID, "CAP_SETGID", "groups", fmt.Sprint(want.GetGroups()))
 	}
+	if c.p.users != nil { // what is below are rights in there, which everybody has first
+		c.need(t.ID, unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "user namespace", "its own")
+		return
+	}
 	if have.GetCapBounding()&^want.GetCapBounding() != 0 {
 		c.need(t.ID, unix.CAP_SETPCAP, "CAP_SETPCAP", "capabilities", "a smaller bounding set")
 	}

@@ -57,12 +57,11 @@ func validCredentials(c *taskpb.Credentials) error {
 //     before that; ambient capabilities must be permitted and inheritable
 //   - the bounding set and securebits need CAP_SETPCAP, so the last two sets
 //     come at the very end
-func setCredentials(s *script, have, want *taskpb.Credentials) {
-	setGroups(s, have, want)
+//
+// A thread in a user namespace names users and groups as they are called there.
+func setCredentials(s *script, have, want *taskpb.Credentials, ns *sdk.UserNamespace) {
+	setIDs(s, have, want, ns)
 	full := have.GetCapPermitted()
-	if !slices.Equal(have.GetUids(), want.GetUids()) {
-		setUsers(s, want.GetUids(), func() { setCapabilities(s, full, full, have.GetCapInheritable()) })
-	}
 	inheritable := want.GetCapInheritable()
 	if have.GetCapInheritable() != inheritable {
 		setCapabilities(s, full, full, inheritable)
@@ -79,18 +78,27 @@ func setCredentials(s *script, have, want *taskpb.Credentials) {
 	setCapabilities(s, want.GetCapEffective(), want.GetCapPermitted(), inheritable)
 }
 
-func setGroups(s *script, have, want *taskpb.Credentials) {
+// setIDs sets users and groups and keeps the capabilities.
+func setIDs(s *script, have, want *taskpb.Credentials, ns *sdk.UserNamespace) {
+	uids, gids, groups := want.GetUids(), want.GetGids(), want.GetGroups()
+	if ns != nil {
+		uids, gids, groups = inside(ns.UIDs, uids), inside(ns.GIDs, gids), inside(ns.GIDs, groups)
+	}
 	if !sameGroups(have.GetGroups(), want.GetGroups()) {
 		var list []byte
-		for _, g := range want.GetGroups() {
+		for _, g := range groups {
 			list = binary.LittleEndian.AppendUint32(list, g)
 		}
-		s.do("supplementary groups", unix.SYS_SETGROUPS, tape.Imm(len(want.GetGroups())), s.Bytes(list).Arg())
+		s.do("supplementary groups", unix.SYS_SETGROUPS, tape.Imm(len(groups)), s.Bytes(list).Arg())
 	}
-	if gids := want.GetGids(); !slices.Equal(have.GetGids(), gids) {
+	if !slices.Equal(have.GetGids(), want.GetGids()) {
 		s.do("group ids", unix.SYS_SETRESGID, tape.Imm(gids[procfs.IDReal]),
 			tape.Imm(gids[procfs.IDEffective]), tape.Imm(gids[procfs.IDSaved]))
 		s.do("file system group id", unix.SYS_SETFSGID, tape.Imm(gids[procfs.IDFileSystem]))
+	}
+	if !slices.Equal(have.GetUids(), want.GetUids()) {
+		full := have.GetCapPermitted()
+		setUsers(s, uids, func() { setCapabilities(s, full, full, have.GetCapInheritable()) })
 	}
 }
 

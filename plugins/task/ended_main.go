@@ -55,7 +55,7 @@ func setEndedMains(ctx context.Context, host sdk.Host, saved []*savedProcess) er
 		ended = append(ended, &savedProcess{proc: p.proc, rec: p.rec, threads: []savedThread{*p.main}})
 	}
 	return eachThread(ctx, host, ended, func(s *script, p *savedProcess, t *savedThread) error {
-		setCredentials(s, have[p.proc.ID], t.rec.GetCredentials())
+		setCredentials(s, have[p.proc.ID], t.rec.GetCredentials(), p.users)
 		return setName(s, t.rec)
 	})
 }

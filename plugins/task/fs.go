@@ -122,10 +122,22 @@ func (p *placer) close() {
 	}
 }
 
+func currentDirectory(fs *taskpb.FileSystem) string {
+	return "current directory " + string(fs.GetCwd())
+}
+
+// enterDeleted makes a deleted directory the current one.
+func (p *placer) enterDeleted(s *script, fs *taskpb.FileSystem) {
+	what, d := currentDirectory(fs), fs.GetDeletedCwd()
+	fd := s.do(what, unix.SYS_PIDFD_GETFD, tape.Imm(p.pluginFD), tape.Imm(p.deleted[deletedKey{d.GetDev(), d.GetIno()}]), tape.Imm(0))
+	s.do(what, unix.SYS_FCHDIR, fd.Arg())
+	s.do(what, unix.SYS_CLOSE, fd.Arg())
+}
+
 // setFS sets the context. The paths are the restorer's, so the current
 // directory comes first and the root last. The threads that share a context
 // must not take part in another step's work on paths.
-func (p *placer) setFS(s *script, fs *taskpb.FileSystem, own bool) error {
+func (p *placer) setFS(s *script, fs *taskpb.FileSystem, own, inside bool) error {
 	for _, d := range [][]byte{fs.GetCwd(), fs.GetRoot()} {
 		if len(d) == 0 || d[0] != '/' || len(d) >= unix.PathMax || bytes.IndexByte(d, 0) >= 0 {
 			return fmt.Errorf("directory %q: %w", d, sdk.ErrCorrupt)
@@ -134,13 +146,11 @@ func (p *placer) setFS(s *script, fs *taskpb.FileSystem, own bool) error {
 	if own {
 		s.do("file system context of its own", unix.SYS_UNSHARE, tape.Imm(unix.CLONE_FS))
 	}
-	what := "current directory " + string(fs.GetCwd())
-	if d := fs.GetDeletedCwd(); d != nil {
-		fd := s.do(what, unix.SYS_PIDFD_GETFD, tape.Imm(p.pluginFD), tape.Imm(p.deleted[deletedKey{d.GetDev(), d.GetIno()}]), tape.Imm(0))
-		s.do(what, unix.SYS_FCHDIR, fd.Arg())
-		s.do(what, unix.SYS_CLOSE, fd.Arg())
-	} else {
-		s.do(what, unix.SYS_CHDIR, s.String(string(fs.GetCwd())).Arg())
+	switch {
+	case fs.GetDeletedCwd() == nil:
+		s.do(currentDirectory(fs), unix.SYS_CHDIR, s.String(string(fs.GetCwd())).Arg())
+	case !inside: // who is in a user namespace has entered it before that
+		p.enterDeleted(s, fs)
 	}
 	if string(fs.GetRoot()) != "/" {
 		s.do("root directory "+string(fs.GetRoot()), unix.SYS_CHROOT, s.String(string(fs.GetRoot())).Arg())

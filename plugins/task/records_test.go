@@ -236,7 +236,7 @@ func buildAll(p *taskpb.Process, th *taskpb.Thread) (*tape.Tape, error) {
 		func(s *script, p *savedProcess, _ *savedThread) error { return setProcess(s, p, true) },
 		setThread, (&placer{}).thread,
 		func(s *script, p *savedProcess, t *savedThread) error {
-			setCredentials(s, &taskpb.Credentials{}, t.rec.GetCredentials())
+			setCredentials(s, &taskpb.Credentials{}, t.rec.GetCredentials(), nil)
 			return setLimits(s, p.rec.GetLimits())
 		},
 		startClocks,

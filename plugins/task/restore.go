@@ -18,6 +18,9 @@ type savedProcess struct {
 	own     *sdk.Process
 	rec     *taskpb.Process
 	threads []savedThread
+	// users is the user namespace that the process enters or has entered; nil if it
+	// is the restorer's.
+	users *sdk.UserNamespace
 	// main is a main thread that has exited, which is not one of threads.
 	main *savedThread
 }
@@ -41,6 +44,10 @@ func load(req *sdk.RestoreRequest) ([]*savedProcess, error) {
 		s, err := loadProcess(req.Records, p, filters)
 		if err != nil {
 			return nil, fmt.Errorf("records of task %d: %w", p.ID, err)
+		}
+		s.users = req.Tree.UserNamespace(p.UserNamespace)
+		if err := s.checkInside(); err != nil {
+			return nil, fmt.Errorf("task %d: %w: %w", p.ID, err, sdk.ErrCorrupt)
 		}
 		saved = append(saved, s)
 	}
@@ -121,7 +128,9 @@ func (*plugin) RestoreTasks(ctx context.Context, req *sdk.RestoreRequest) error 
 		return err
 	}
 	err = eachThread(ctx, req.Host, saved, func(s *script, p *savedProcess, t *savedThread) error {
-		setLoginUID(s, uint32(login), p.rec.GetLoginuid())
+		if p.users == nil { // else it was set before the process lost its rights
+			setLoginUID(s, uint32(login), p.rec.GetLoginuid())
+		}
 		if p.leads(t) {
 			if err := setProcess(s, p, withIDs); err != nil {
 				return err

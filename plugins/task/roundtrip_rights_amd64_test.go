@@ -56,7 +56,7 @@ func TestCredentials(t *testing.T) {
 			r := newRoundTrip(t, 2)
 			// Only one thread changes: credentials are per thread.
 			s := &script{}
-			setCredentials(s, self, want)
+			setCredentials(s, self, want, nil)
 			o := r.host.Run(r.from.Threads[1].TID, &s.Tape)
 			if err := s.err(r.from.Threads[1].ID, &o); err != nil {
 				t.Fatal(err)

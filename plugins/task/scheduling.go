@@ -113,10 +113,9 @@ func askTimerSlack(q *inquiry, s *taskpb.Scheduling) {
 	q.prctl(unix.PR_GET_TIMERSLACK, nil, func(v uint64) { s.TimerSlackNs = v })
 }
 
-// setScheduling sets when a thread runs. It raises what only rights can raise,
-// so it comes before the limits and credentials. The slack comes before the
-// policy: the kernel ignores it for real-time tasks.
-func setScheduling(s *script, r *taskpb.Scheduling) {
+// setCPUs sets where a thread runs, and the slack of its timers, which the kernel
+// ignores for real-time tasks: it comes before the policy.
+func setCPUs(s *script, r *taskpb.Scheduling) {
 	affinity := r.GetAffinity()
 	affinity = affinity[:min(len(affinity), kern.MaxCPUs/8)]
 	if len(affinity) == 0 {
@@ -128,6 +127,11 @@ func setScheduling(s *script, r *taskpb.Scheduling) {
 	if slack := r.GetTimerSlackNs(); slack != 0 {
 		s.do("timer slack", unix.SYS_PRCTL, tape.Imm(unix.PR_SET_TIMERSLACK), tape.Imm(slack))
 	}
+}
+
+// setPriorities sets when a thread runs. It raises what only rights can raise,
+// so it comes before the limits and credentials.
+func setPriorities(s *script, r *taskpb.Scheduling) {
 	s.do("I/O priority", unix.SYS_IOPRIO_SET, tape.Imm(kern.IoprioWhoProcess), tape.Imm(0), tape.Imm(r.GetIoprio()))
 	s.do("scheduling policy", unix.SYS_SCHED_SETATTR, tape.Imm(0), s.Bytes(encodeSchedAttr(r)).Arg(), tape.Imm(0))
 }

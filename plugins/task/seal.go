@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -24,10 +25,14 @@ func (*plugin) Seal(ctx context.Context, req *sdk.RestoreRequest) error {
 	}
 	place := &placer{pluginFD: req.PluginFD}
 	defer place.close()
-	if err := place.makeDeleted(saved); err != nil {
+	here := slices.DeleteFunc(slices.Clone(saved), func(p *savedProcess) bool { return p.users != nil })
+	if err := place.makeDeleted(here); err != nil {
 		return err
 	}
 	if err := eachThread(ctx, req.Host, saved, place.thread); err != nil {
+		return err
+	}
+	if err := scheduleFromOutside(saved); err != nil {
 		return err
 	}
 	if err := sealSeccomp(ctx, req.Host, saved); err != nil {
@@ -50,11 +55,15 @@ func (p *placer) thread(s *script, sp *savedProcess, t *savedThread) error {
 		fs, own = sp.rec.GetFs(), false
 	}
 	if fs != nil {
-		if err := p.setFS(s, fs, own); err != nil {
+		if err := p.setFS(s, fs, own, sp.users != nil); err != nil {
 			return err
 		}
 	}
-	setScheduling(s, t.rec.GetScheduling())
+	sched := t.rec.GetScheduling()
+	setCPUs(s, sched)
+	if sp.users == nil {
+		setPriorities(s, sched)
+	}
 	return nil
 }
 
@@ -72,6 +81,9 @@ func sealRights(ctx context.Context, host sdk.Host, saved []*savedProcess) error
 		}
 		// The tasks are descendants of the host, as the plugin is.
 		have[p.proc.ID].Securebits = uint32(bits)
+		if p.users != nil { // who enters a user namespace has the default there
+			have[p.proc.ID].Securebits = 0
+		}
 	}
 	return eachThread(ctx, host, saved, func(s *script, p *savedProcess, t *savedThread) error {
 		if p.leads(t) {
@@ -79,7 +91,7 @@ func sealRights(ctx context.Context, host sdk.Host, saved []*savedProcess) error
 				return err
 			}
 		}
-		setCredentials(s, have[p.proc.ID], t.rec.GetCredentials())
+		setCredentials(s, have[p.proc.ID], t.rec.GetCredentials(), p.users)
 		return nil
 	})
 }

@@ -24,3 +24,12 @@ func IoprioGet(tid int) (int, error) {
 	}
 	return int(r), nil
 }
+
+// IoprioSet sets the I/O priority of a thread (0: the caller).
+func IoprioSet(tid, value int) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, IoprioWhoProcess, uintptr(tid), uintptr(value))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -5,7 +5,6 @@ package namespace
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -70,44 +69,29 @@ func Within(ns *os.File, f func() error) error {
 	})
 }
 
-// Foreign tells whether the user namespace that owns a task's namespace is not
-// the plugin's own: who has rights over it would change (ioctl_nsfs(2)).
-func Foreign(pid int, name string) (bool, error) {
-	ns, err := Open(pid, name)
-	if err != nil {
-		return false, err
-	}
-	defer ns.Close()
-	owner, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
-	if errors.Is(err, unix.EPERM) {
-		return true, nil // not below the plugin's own
-	}
-	if err != nil {
-		return false, fmt.Errorf("read owner of namespace: %w", err)
-	}
-	defer unix.Close(owner)
-	var theirs, own unix.Stat_t
-	if err := unix.Fstat(owner, &theirs); err != nil {
-		return false, fmt.Errorf("stat owner of namespace: %w", err)
-	}
-	if err := unix.Stat("/proc/self/ns/user", &own); err != nil {
-		return false, fmt.Errorf("stat own user namespace: %w", err)
-	}
-	return theirs.Ino != own.Ino || theirs.Dev != own.Dev, nil
-}
-
-// Restore makes the namespaces of a request in the first process that lived in
-// each, with the tape that create returns, and has the others join it through a
-// descriptor of this process. flag is the CLONE_NEW* of the kind of namespace. All
-// are made at the same time, then all who join them do.
+// Restore makes the namespaces of a request, each with the tape that create
+// returns, and has the processes that lived in it join it through a descriptor of
+// this process. The first process makes it, or the keeper of the user namespace to
+// which it belongs. flag is the CLONE_NEW* of the kind of namespace. All are made
+// at the same time, then all who join them do.
 func Restore(ctx context.Context, req *sdk.RestoreRequest, flag int,
 	create func(r *sdk.Resource) (*tape.Tape, error)) error {
 	var creators, members []tape.Run
-	var shared []*sdk.Resource
+	var shared, owned []*sdk.Resource
+	made := map[*sdk.Resource]*os.File{}
+	defer func() {
+		for _, ns := range made {
+			ns.Close()
+		}
+	}()
 	for i := range req.Resources {
 		r := &req.Resources[i]
 		tasks := Members(req.Session, r)
 		if len(tasks) == 0 {
+			continue
+		}
+		if r.Namespace.Owner != 0 {
+			owned = append(owned, r)
 			continue
 		}
 		t, err := create(r)
@@ -128,12 +112,41 @@ func Restore(ctx context.Context, req *sdk.RestoreRequest, flag int,
 		if err != nil {
 			return fmt.Errorf("%s namespace of task %d: %w", r.Namespace.Name, tasks[0].ID, err)
 		}
-		defer ns.Close()
+		made[r] = ns
 		for _, p := range tasks[1:] {
 			members = append(members, tape.Run{TID: p.PID, Tape: Join(req.PluginFD, ns, flag)})
 		}
 	}
+	for _, r := range owned {
+		ns, err := createOwned(ctx, req, r, create)
+		if err != nil {
+			return err
+		}
+		made[r] = ns
+		for _, p := range Members(req.Session, r) {
+			members = append(members, tape.Run{TID: p.PID, Tape: Join(req.PluginFD, ns, flag)})
+		}
+	}
 	return Run(ctx, req.Host, "join namespace", members)
+}
+
+// createOwned has the keeper of the user namespace that owns a namespace make it,
+// and opens it.
+func createOwned(ctx context.Context, req *sdk.RestoreRequest, r *sdk.Resource,
+	create func(r *sdk.Resource) (*tape.Tape, error)) (*os.File, error) {
+	users := req.Tree.UserNamespace(r.Namespace.Owner)
+	if users == nil || users.Keeper == 0 {
+		return nil, fmt.Errorf("%s namespace %d belongs to user namespace %d, which is not there: %w",
+			r.Namespace.Name, r.Object, r.Namespace.Owner, sdk.ErrCorrupt)
+	}
+	t, err := create(r)
+	if err != nil {
+		return nil, fmt.Errorf("%s namespace %d: %w", r.Namespace.Name, r.Object, err)
+	}
+	if err := Run(ctx, req.Host, "create namespace", []tape.Run{{TID: users.Keeper, Tape: t}}); err != nil {
+		return nil, err
+	}
+	return Open(users.Keeper, r.Namespace.Name)
 }
 
 // Join is the tape that enters a namespace that is open in this process, of which

@@ -23,13 +23,27 @@ func treeToWire(t *sdk.Tree) *pb.Tree {
 		out := &pb.Process{
 			Id: uint32(p.ID), Pid: int32(p.PID), Parent: uint32(p.Parent), Pgid: uint32(p.PGID), Sid: uint32(p.SID),
 			Comm: []byte(p.Comm), Zombie: p.Zombie, ReservedStart: p.Reserved.Start, ReservedEnd: p.Reserved.End,
+			UserNamespace: uint32(p.UserNamespace),
 		}
 		for _, th := range p.Threads {
 			out.Threads = append(out.Threads, &pb.Thread{Id: uint32(th.ID), Tid: int32(th.TID)})
 		}
 		m.Processes = append(m.Processes, out)
 	}
+	for _, u := range t.UserNamespaces {
+		m.UserNamespaces = append(m.UserNamespaces, &pb.UserNamespace{
+			Parent: uint32(u.Parent), Owner: u.Owner, Uids: idMapToWire(u.UIDs), Gids: idMapToWire(u.GIDs),
+			SetgroupsDenied: u.SetgroupsDenied, Keeper: int32(u.Keeper),
+		})
+	}
 	return m
+}
+
+func idMapToWire(ids sdk.IDMap) (out []*pb.IDRange) {
+	for _, r := range ids {
+		out = append(out, &pb.IDRange{Inside: r.Inside, Outside: r.Outside, Count: r.Count})
+	}
+	return out
 }
 
 func resourcesToWire(rs []sdk.Resource) []*pb.Resource {
@@ -44,7 +58,7 @@ func resourcesToWire(rs []sdk.Resource) []*pb.Resource {
 			}
 		}
 		if n := r.Namespace; n != nil {
-			m.Namespace = &pb.Namespace{Name: n.Name, Ino: n.Ino}
+			m.Namespace = &pb.Namespace{Name: n.Name, Ino: n.Ino, Owner: uint32(n.Owner)}
 			for _, t := range n.Tasks {
 				m.Namespace.Tasks = append(m.Namespace.Tasks, uint32(t))
 			}

@@ -19,6 +19,7 @@ const (
 	PhaseRestoreNamespaces = Phase(pb.Phase_PHASE_RESTORE_NAMESPACES)
 	PhaseRestoreObjects    = Phase(pb.Phase_PHASE_RESTORE_OBJECTS)
 	PhaseRestoreMemory     = Phase(pb.Phase_PHASE_RESTORE_MEMORY)
+	PhaseRestoreIdentity   = Phase(pb.Phase_PHASE_RESTORE_IDENTITY)
 	PhaseLinkFiles         = Phase(pb.Phase_PHASE_LINK_FILES)
 	PhaseRestoreTasks      = Phase(pb.Phase_PHASE_RESTORE_TASKS)
 	PhaseSeal              = Phase(pb.Phase_PHASE_SEAL)

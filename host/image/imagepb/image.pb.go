@@ -764,9 +764,11 @@ type HostTree struct {
 	// that.
 	OwnProc bool `protobuf:"varint,5,opt,name=own_proc,json=ownProc,proto3" json:"own_proc,omitempty"`
 	// The numbers in the other namespaces.
-	Numbers       []*HostNumbers `protobuf:"bytes,6,rep,name=numbers,proto3" json:"numbers,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Numbers []*HostNumbers `protobuf:"bytes,6,rep,name=numbers,proto3" json:"numbers,omitempty"`
+	// The user namespaces of the tree, the one around another before it.
+	UserNamespaces []*HostUserNamespace `protobuf:"bytes,7,rep,name=user_namespaces,json=userNamespaces,proto3" json:"user_namespaces,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HostTree) Reset() {
@@ -841,6 +843,155 @@ func (x *HostTree) GetNumbers() []*HostNumbers {
 	return nil
 }
 
+func (x *HostTree) GetUserNamespaces() []*HostUserNamespace {
+	if x != nil {
+		return x.UserNamespaces
+	}
+	return nil
+}
+
+type HostUserNamespace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The one around it: its place in the list, counted from 1; 0 for the one in
+	// which the tree is restored.
+	Parent uint32 `protobuf:"varint,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The user who made it. Users and groups outside are numbered as in the user
+	// namespace of the checkpoint.
+	Owner uint32         `protobuf:"varint,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	Uids  []*HostIDRange `protobuf:"bytes,3,rep,name=uids,proto3" json:"uids,omitempty"`
+	Gids  []*HostIDRange `protobuf:"bytes,4,rep,name=gids,proto3" json:"gids,omitempty"`
+	// setgroups(2) is not allowed in it (/proc/PID/setgroups).
+	SetgroupsDenied bool `protobuf:"varint,5,opt,name=setgroups_denied,json=setgroupsDenied,proto3" json:"setgroups_denied,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *HostUserNamespace) Reset() {
+	*x = HostUserNamespace{}
+	mi := &file_host_image_imagepb_image_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostUserNamespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostUserNamespace) ProtoMessage() {}
+
+func (x *HostUserNamespace) ProtoReflect() protoreflect.Message {
+	mi := &file_host_image_imagepb_image_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostUserNamespace.ProtoReflect.Descriptor instead.
+func (*HostUserNamespace) Descriptor() ([]byte, []int) {
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HostUserNamespace) GetParent() uint32 {
+	if x != nil {
+		return x.Parent
+	}
+	return 0
+}
+
+func (x *HostUserNamespace) GetOwner() uint32 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
+}
+
+func (x *HostUserNamespace) GetUids() []*HostIDRange {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
+func (x *HostUserNamespace) GetGids() []*HostIDRange {
+	if x != nil {
+		return x.Gids
+	}
+	return nil
+}
+
+func (x *HostUserNamespace) GetSetgroupsDenied() bool {
+	if x != nil {
+		return x.SetgroupsDenied
+	}
+	return false
+}
+
+// HostIDRange is a line of /proc/PID/uid_map or gid_map.
+type HostIDRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Inside        uint32                 `protobuf:"varint,1,opt,name=inside,proto3" json:"inside,omitempty"`
+	Outside       uint32                 `protobuf:"varint,2,opt,name=outside,proto3" json:"outside,omitempty"`
+	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostIDRange) Reset() {
+	*x = HostIDRange{}
+	mi := &file_host_image_imagepb_image_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostIDRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostIDRange) ProtoMessage() {}
+
+func (x *HostIDRange) ProtoReflect() protoreflect.Message {
+	mi := &file_host_image_imagepb_image_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostIDRange.ProtoReflect.Descriptor instead.
+func (*HostIDRange) Descriptor() ([]byte, []int) {
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *HostIDRange) GetInside() uint32 {
+	if x != nil {
+		return x.Inside
+	}
+	return 0
+}
+
+func (x *HostIDRange) GetOutside() uint32 {
+	if x != nil {
+		return x.Outside
+	}
+	return 0
+}
+
+func (x *HostIDRange) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 type HostPIDNamespace struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The index of the namespace around it; 0 for the first one.
@@ -854,7 +1005,7 @@ type HostPIDNamespace struct {
 
 func (x *HostPIDNamespace) Reset() {
 	*x = HostPIDNamespace{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[9]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +1017,7 @@ func (x *HostPIDNamespace) String() string {
 func (*HostPIDNamespace) ProtoMessage() {}
 
 func (x *HostPIDNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[9]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +1030,7 @@ func (x *HostPIDNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostPIDNamespace.ProtoReflect.Descriptor instead.
 func (*HostPIDNamespace) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{9}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HostPIDNamespace) GetParent() uint32 {
@@ -909,7 +1060,7 @@ type HostNumbers struct {
 
 func (x *HostNumbers) Reset() {
 	*x = HostNumbers{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[10]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1072,7 @@ func (x *HostNumbers) String() string {
 func (*HostNumbers) ProtoMessage() {}
 
 func (x *HostNumbers) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[10]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1085,7 @@ func (x *HostNumbers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostNumbers.ProtoReflect.Descriptor instead.
 func (*HostNumbers) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{10}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HostNumbers) GetId() uint32 {
@@ -983,13 +1134,16 @@ type HostProcess struct {
 	ChildrenNamespace uint32 `protobuf:"varint,16,opt,name=children_namespace,json=childrenNamespace,proto3" json:"children_namespace,omitempty"`
 	// The next child will be the first process of a new namespace (unshare(2)).
 	ChildrenInNewNamespace bool `protobuf:"varint,17,opt,name=children_in_new_namespace,json=childrenInNewNamespace,proto3" json:"children_in_new_namespace,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// The place of its user namespace in the tree's list, counted from 1; 0 for
+	// the one in which the tree is restored.
+	UserNamespace uint32 `protobuf:"varint,18,opt,name=user_namespace,json=userNamespace,proto3" json:"user_namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostProcess) Reset() {
 	*x = HostProcess{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[11]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1155,7 @@ func (x *HostProcess) String() string {
 func (*HostProcess) ProtoMessage() {}
 
 func (x *HostProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[11]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1168,7 @@ func (x *HostProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostProcess.ProtoReflect.Descriptor instead.
 func (*HostProcess) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{11}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HostProcess) GetId() uint32 {
@@ -1136,6 +1290,13 @@ func (x *HostProcess) GetChildrenInNewNamespace() bool {
 	return false
 }
 
+func (x *HostProcess) GetUserNamespace() uint32 {
+	if x != nil {
+		return x.UserNamespace
+	}
+	return 0
+}
+
 // HostThread is record kind 2; its object is the thread's ID.
 type HostThread struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1158,7 +1319,7 @@ type HostThread struct {
 
 func (x *HostThread) Reset() {
 	*x = HostThread{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[12]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1331,7 @@ func (x *HostThread) String() string {
 func (*HostThread) ProtoMessage() {}
 
 func (x *HostThread) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[12]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1344,7 @@ func (x *HostThread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostThread.ProtoReflect.Descriptor instead.
 func (*HostThread) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{12}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HostThread) GetId() uint32 {
@@ -1267,7 +1428,7 @@ type HostFile struct {
 
 func (x *HostFile) Reset() {
 	*x = HostFile{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[13]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1440,7 @@ func (x *HostFile) String() string {
 func (*HostFile) ProtoMessage() {}
 
 func (x *HostFile) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[13]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1453,7 @@ func (x *HostFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostFile.ProtoReflect.Descriptor instead.
 func (*HostFile) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{13}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HostFile) GetObject() uint64 {
@@ -1411,7 +1572,7 @@ type HostSocket struct {
 
 func (x *HostSocket) Reset() {
 	*x = HostSocket{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[14]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1584,7 @@ func (x *HostSocket) String() string {
 func (*HostSocket) ProtoMessage() {}
 
 func (x *HostSocket) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[14]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1597,7 @@ func (x *HostSocket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostSocket.ProtoReflect.Descriptor instead.
 func (*HostSocket) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{14}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HostSocket) GetFamily() int32 {
@@ -1471,7 +1632,7 @@ type HostFDRef struct {
 
 func (x *HostFDRef) Reset() {
 	*x = HostFDRef{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[15]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1483,7 +1644,7 @@ func (x *HostFDRef) String() string {
 func (*HostFDRef) ProtoMessage() {}
 
 func (x *HostFDRef) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[15]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1496,7 +1657,7 @@ func (x *HostFDRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostFDRef.ProtoReflect.Descriptor instead.
 func (*HostFDRef) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{15}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HostFDRef) GetTask() uint32 {
@@ -1522,20 +1683,22 @@ func (x *HostFDRef) GetCloexec() bool {
 
 // HostNamespace is record kind 4; its object is the resource's object.
 type HostNamespace struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        uint64                 `protobuf:"varint,1,opt,name=object,proto3" json:"object,omitempty"`
-	Plugin        string                 `protobuf:"bytes,2,opt,name=plugin,proto3" json:"plugin,omitempty"` // which owns it
-	Task          uint32                 `protobuf:"varint,3,opt,name=task,proto3" json:"task,omitempty"`
-	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"` // under /proc/PID/ns: "uts"
-	Ino           uint64                 `protobuf:"varint,5,opt,name=ino,proto3" json:"ino,omitempty"`
-	Tasks         []uint32               `protobuf:"varint,6,rep,packed,name=tasks,proto3" json:"tasks,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Object uint64                 `protobuf:"varint,1,opt,name=object,proto3" json:"object,omitempty"`
+	Plugin string                 `protobuf:"bytes,2,opt,name=plugin,proto3" json:"plugin,omitempty"` // which owns it
+	Task   uint32                 `protobuf:"varint,3,opt,name=task,proto3" json:"task,omitempty"`
+	Name   string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"` // under /proc/PID/ns: "uts"
+	Ino    uint64                 `protobuf:"varint,5,opt,name=ino,proto3" json:"ino,omitempty"`
+	Tasks  []uint32               `protobuf:"varint,6,rep,packed,name=tasks,proto3" json:"tasks,omitempty"`
+	// The user namespace that owns it, as HostProcess.user_namespace.
+	Owner         uint32 `protobuf:"varint,7,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostNamespace) Reset() {
 	*x = HostNamespace{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[16]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1710,7 @@ func (x *HostNamespace) String() string {
 func (*HostNamespace) ProtoMessage() {}
 
 func (x *HostNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[16]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1723,7 @@ func (x *HostNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostNamespace.ProtoReflect.Descriptor instead.
 func (*HostNamespace) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{16}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HostNamespace) GetObject() uint64 {
@@ -1603,6 +1766,13 @@ func (x *HostNamespace) GetTasks() []uint32 {
 		return x.Tasks
 	}
 	return nil
+}
+
+func (x *HostNamespace) GetOwner() uint32 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
 }
 
 var File_host_image_imagepb_image_proto protoreflect.FileDescriptor
@@ -1671,20 +1841,31 @@ const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"\frecord_bytes\x18\x05 \x01(\x04R\vrecordBytes\x12\x14\n" +
 	"\x05bulks\x18\x06 \x01(\x04R\x05bulks\x12\x1d\n" +
 	"\n" +
-	"bulk_bytes\x18\a \x01(\x04R\tbulkBytes\"\x9d\x02\n" +
+	"bulk_bytes\x18\a \x01(\x04R\tbulkBytes\"\xe8\x02\n" +
 	"\bHostTree\x12\x12\n" +
 	"\x04root\x18\x01 \x01(\rR\x04root\x128\n" +
 	"\tprocesses\x18\x02 \x03(\v2\x1a.firn.image.v1.HostProcessR\tprocesses\x12F\n" +
 	"\x0epid_namespaces\x18\x03 \x03(\v2\x1f.firn.image.v1.HostPIDNamespaceR\rpidNamespaces\x12*\n" +
 	"\x11own_pid_namespace\x18\x04 \x01(\bR\x0fownPidNamespace\x12\x19\n" +
 	"\bown_proc\x18\x05 \x01(\bR\aownProc\x124\n" +
-	"\anumbers\x18\x06 \x03(\v2\x1a.firn.image.v1.HostNumbersR\anumbers\">\n" +
+	"\anumbers\x18\x06 \x03(\v2\x1a.firn.image.v1.HostNumbersR\anumbers\x12I\n" +
+	"\x0fuser_namespaces\x18\a \x03(\v2 .firn.image.v1.HostUserNamespaceR\x0euserNamespaces\"\xcc\x01\n" +
+	"\x11HostUserNamespace\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\rR\x06parent\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\rR\x05owner\x12.\n" +
+	"\x04uids\x18\x03 \x03(\v2\x1a.firn.image.v1.HostIDRangeR\x04uids\x12.\n" +
+	"\x04gids\x18\x04 \x03(\v2\x1a.firn.image.v1.HostIDRangeR\x04gids\x12)\n" +
+	"\x10setgroups_denied\x18\x05 \x01(\bR\x0fsetgroupsDenied\"U\n" +
+	"\vHostIDRange\x12\x16\n" +
+	"\x06inside\x18\x01 \x01(\rR\x06inside\x12\x18\n" +
+	"\aoutside\x18\x02 \x01(\rR\aoutside\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\">\n" +
 	"\x10HostPIDNamespace\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\rR\x06parent\x12\x12\n" +
 	"\x04init\x18\x02 \x01(\rR\x04init\"7\n" +
 	"\vHostNumbers\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x18\n" +
-	"\x05inner\x18\x02 \x03(\rB\x02\x10\x01R\x05inner\"\xa2\x04\n" +
+	"\x05inner\x18\x02 \x03(\rB\x02\x10\x01R\x05inner\"\xc9\x04\n" +
 	"\vHostProcess\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\rR\x06parent\x12\x12\n" +
@@ -1706,7 +1887,8 @@ const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"exitSignal\x12#\n" +
 	"\rpid_namespace\x18\x0f \x01(\rR\fpidNamespace\x12-\n" +
 	"\x12children_namespace\x18\x10 \x01(\rR\x11childrenNamespace\x129\n" +
-	"\x19children_in_new_namespace\x18\x11 \x01(\bR\x16childrenInNewNamespace\"\xe6\x02\n" +
+	"\x19children_in_new_namespace\x18\x11 \x01(\bR\x16childrenInNewNamespace\x12%\n" +
+	"\x0euser_namespace\x18\x12 \x01(\rR\ruserNamespace\"\xe6\x02\n" +
 	"\n" +
 	"HostThread\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x18\n" +
@@ -1745,14 +1927,15 @@ const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"\tHostFDRef\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\rR\x04task\x12\x0e\n" +
 	"\x02fd\x18\x02 \x01(\x05R\x02fd\x12\x18\n" +
-	"\acloexec\x18\x03 \x01(\bR\acloexec\"\x93\x01\n" +
+	"\acloexec\x18\x03 \x01(\bR\acloexec\"\xa9\x01\n" +
 	"\rHostNamespace\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\x04R\x06object\x12\x16\n" +
 	"\x06plugin\x18\x02 \x01(\tR\x06plugin\x12\x12\n" +
 	"\x04task\x18\x03 \x01(\rR\x04task\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x10\n" +
 	"\x03ino\x18\x05 \x01(\x04R\x03ino\x12\x18\n" +
-	"\x05tasks\x18\x06 \x03(\rB\x02\x10\x01R\x05tasks*V\n" +
+	"\x05tasks\x18\x06 \x03(\rB\x02\x10\x01R\x05tasks\x12\x14\n" +
+	"\x05owner\x18\a \x01(\rR\x05owner*V\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x11\n" +
@@ -1772,49 +1955,54 @@ func file_host_image_imagepb_image_proto_rawDescGZIP() []byte {
 }
 
 var file_host_image_imagepb_image_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_host_image_imagepb_image_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_host_image_imagepb_image_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_host_image_imagepb_image_proto_goTypes = []any{
-	(State)(0),               // 0: firn.image.v1.State
-	(*Manifest)(nil),         // 1: firn.image.v1.Manifest
-	(*Plugin)(nil),           // 2: firn.image.v1.Plugin
-	(*RecordType)(nil),       // 3: firn.image.v1.RecordType
-	(*Counts)(nil),           // 4: firn.image.v1.Counts
-	(*StreamStart)(nil),      // 5: firn.image.v1.StreamStart
-	(*Index)(nil),            // 6: firn.image.v1.Index
-	(*Block)(nil),            // 7: firn.image.v1.Block
-	(*Stream)(nil),           // 8: firn.image.v1.Stream
-	(*HostTree)(nil),         // 9: firn.image.v1.HostTree
-	(*HostPIDNamespace)(nil), // 10: firn.image.v1.HostPIDNamespace
-	(*HostNumbers)(nil),      // 11: firn.image.v1.HostNumbers
-	(*HostProcess)(nil),      // 12: firn.image.v1.HostProcess
-	(*HostThread)(nil),       // 13: firn.image.v1.HostThread
-	(*HostFile)(nil),         // 14: firn.image.v1.HostFile
-	(*HostSocket)(nil),       // 15: firn.image.v1.HostSocket
-	(*HostFDRef)(nil),        // 16: firn.image.v1.HostFDRef
-	(*HostNamespace)(nil),    // 17: firn.image.v1.HostNamespace
-	nil,                      // 18: firn.image.v1.Manifest.OptionsEntry
-	nil,                      // 19: firn.image.v1.HostThread.RegisterSetsEntry
+	(State)(0),                // 0: firn.image.v1.State
+	(*Manifest)(nil),          // 1: firn.image.v1.Manifest
+	(*Plugin)(nil),            // 2: firn.image.v1.Plugin
+	(*RecordType)(nil),        // 3: firn.image.v1.RecordType
+	(*Counts)(nil),            // 4: firn.image.v1.Counts
+	(*StreamStart)(nil),       // 5: firn.image.v1.StreamStart
+	(*Index)(nil),             // 6: firn.image.v1.Index
+	(*Block)(nil),             // 7: firn.image.v1.Block
+	(*Stream)(nil),            // 8: firn.image.v1.Stream
+	(*HostTree)(nil),          // 9: firn.image.v1.HostTree
+	(*HostUserNamespace)(nil), // 10: firn.image.v1.HostUserNamespace
+	(*HostIDRange)(nil),       // 11: firn.image.v1.HostIDRange
+	(*HostPIDNamespace)(nil),  // 12: firn.image.v1.HostPIDNamespace
+	(*HostNumbers)(nil),       // 13: firn.image.v1.HostNumbers
+	(*HostProcess)(nil),       // 14: firn.image.v1.HostProcess
+	(*HostThread)(nil),        // 15: firn.image.v1.HostThread
+	(*HostFile)(nil),          // 16: firn.image.v1.HostFile
+	(*HostSocket)(nil),        // 17: firn.image.v1.HostSocket
+	(*HostFDRef)(nil),         // 18: firn.image.v1.HostFDRef
+	(*HostNamespace)(nil),     // 19: firn.image.v1.HostNamespace
+	nil,                       // 20: firn.image.v1.Manifest.OptionsEntry
+	nil,                       // 21: firn.image.v1.HostThread.RegisterSetsEntry
 }
 var file_host_image_imagepb_image_proto_depIdxs = []int32{
 	2,  // 0: firn.image.v1.Manifest.plugins:type_name -> firn.image.v1.Plugin
 	4,  // 1: firn.image.v1.Manifest.counts:type_name -> firn.image.v1.Counts
-	18, // 2: firn.image.v1.Manifest.options:type_name -> firn.image.v1.Manifest.OptionsEntry
+	20, // 2: firn.image.v1.Manifest.options:type_name -> firn.image.v1.Manifest.OptionsEntry
 	3,  // 3: firn.image.v1.Plugin.records:type_name -> firn.image.v1.RecordType
 	3,  // 4: firn.image.v1.StreamStart.records:type_name -> firn.image.v1.RecordType
 	7,  // 5: firn.image.v1.Index.blocks:type_name -> firn.image.v1.Block
 	8,  // 6: firn.image.v1.Index.streams:type_name -> firn.image.v1.Stream
-	12, // 7: firn.image.v1.HostTree.processes:type_name -> firn.image.v1.HostProcess
-	10, // 8: firn.image.v1.HostTree.pid_namespaces:type_name -> firn.image.v1.HostPIDNamespace
-	11, // 9: firn.image.v1.HostTree.numbers:type_name -> firn.image.v1.HostNumbers
-	0,  // 10: firn.image.v1.HostProcess.state:type_name -> firn.image.v1.State
-	19, // 11: firn.image.v1.HostThread.register_sets:type_name -> firn.image.v1.HostThread.RegisterSetsEntry
-	15, // 12: firn.image.v1.HostFile.socket:type_name -> firn.image.v1.HostSocket
-	16, // 13: firn.image.v1.HostFile.refs:type_name -> firn.image.v1.HostFDRef
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	14, // 7: firn.image.v1.HostTree.processes:type_name -> firn.image.v1.HostProcess
+	12, // 8: firn.image.v1.HostTree.pid_namespaces:type_name -> firn.image.v1.HostPIDNamespace
+	13, // 9: firn.image.v1.HostTree.numbers:type_name -> firn.image.v1.HostNumbers
+	10, // 10: firn.image.v1.HostTree.user_namespaces:type_name -> firn.image.v1.HostUserNamespace
+	11, // 11: firn.image.v1.HostUserNamespace.uids:type_name -> firn.image.v1.HostIDRange
+	11, // 12: firn.image.v1.HostUserNamespace.gids:type_name -> firn.image.v1.HostIDRange
+	0,  // 13: firn.image.v1.HostProcess.state:type_name -> firn.image.v1.State
+	21, // 14: firn.image.v1.HostThread.register_sets:type_name -> firn.image.v1.HostThread.RegisterSetsEntry
+	17, // 15: firn.image.v1.HostFile.socket:type_name -> firn.image.v1.HostSocket
+	18, // 16: firn.image.v1.HostFile.refs:type_name -> firn.image.v1.HostFDRef
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_host_image_imagepb_image_proto_init() }
@@ -1828,7 +2016,7 @@ func file_host_image_imagepb_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_host_image_imagepb_image_proto_rawDesc), len(file_host_image_imagepb_image_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -42,6 +42,7 @@ const (
 	Phase_PHASE_SEAL               Phase = 12
 	Phase_PHASE_RESUMED            Phase = 13
 	Phase_PHASE_ENDED              Phase = 14
+	Phase_PHASE_RESTORE_IDENTITY   Phase = 15
 )
 
 // Enum value maps for Phase.
@@ -62,6 +63,7 @@ var (
 		12: "PHASE_SEAL",
 		13: "PHASE_RESUMED",
 		14: "PHASE_ENDED",
+		15: "PHASE_RESTORE_IDENTITY",
 	}
 	Phase_value = map[string]int32{
 		"PHASE_UNSPECIFIED":        0,
@@ -79,6 +81,7 @@ var (
 		"PHASE_SEAL":               12,
 		"PHASE_RESUMED":            13,
 		"PHASE_ENDED":              14,
+		"PHASE_RESTORE_IDENTITY":   15,
 	}
 )
 
@@ -182,7 +185,7 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{40, 0}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{42, 0}
 }
 
 type DescribeRequest struct {
@@ -1208,11 +1211,13 @@ func (x *Finding) GetHelp() string {
 }
 
 type Tree struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Root          uint32                 `protobuf:"varint,1,opt,name=root,proto3" json:"root,omitempty"`
-	Processes     []*Process             `protobuf:"bytes,2,rep,name=processes,proto3" json:"processes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Root      uint32                 `protobuf:"varint,1,opt,name=root,proto3" json:"root,omitempty"`
+	Processes []*Process             `protobuf:"bytes,2,rep,name=processes,proto3" json:"processes,omitempty"`
+	// User namespaces of the tree, the one around another before it.
+	UserNamespaces []*UserNamespace `protobuf:"bytes,3,rep,name=user_namespaces,json=userNamespaces,proto3" json:"user_namespaces,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Tree) Reset() {
@@ -1259,6 +1264,160 @@ func (x *Tree) GetProcesses() []*Process {
 	return nil
 }
 
+func (x *Tree) GetUserNamespaces() []*UserNamespace {
+	if x != nil {
+		return x.UserNamespaces
+	}
+	return nil
+}
+
+type UserNamespace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The one around it: its place in the list, counted from 1; 0 for that of the
+	// host.
+	Parent          uint32     `protobuf:"varint,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	Owner           uint32     `protobuf:"varint,2,opt,name=owner,proto3" json:"owner,omitempty"` // the user who made it, as the host counts users
+	Uids            []*IDRange `protobuf:"bytes,3,rep,name=uids,proto3" json:"uids,omitempty"`
+	Gids            []*IDRange `protobuf:"bytes,4,rep,name=gids,proto3" json:"gids,omitempty"`
+	SetgroupsDenied bool       `protobuf:"varint,5,opt,name=setgroups_denied,json=setgroupsDenied,proto3" json:"setgroups_denied,omitempty"`
+	// In a restore: a process in it that runs tapes until the seal.
+	Keeper        int32 `protobuf:"varint,6,opt,name=keeper,proto3" json:"keeper,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserNamespace) Reset() {
+	*x = UserNamespace{}
+	mi := &file_sdk_proto_plugin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserNamespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserNamespace) ProtoMessage() {}
+
+func (x *UserNamespace) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_proto_plugin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserNamespace.ProtoReflect.Descriptor instead.
+func (*UserNamespace) Descriptor() ([]byte, []int) {
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *UserNamespace) GetParent() uint32 {
+	if x != nil {
+		return x.Parent
+	}
+	return 0
+}
+
+func (x *UserNamespace) GetOwner() uint32 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
+}
+
+func (x *UserNamespace) GetUids() []*IDRange {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
+func (x *UserNamespace) GetGids() []*IDRange {
+	if x != nil {
+		return x.Gids
+	}
+	return nil
+}
+
+func (x *UserNamespace) GetSetgroupsDenied() bool {
+	if x != nil {
+		return x.SetgroupsDenied
+	}
+	return false
+}
+
+func (x *UserNamespace) GetKeeper() int32 {
+	if x != nil {
+		return x.Keeper
+	}
+	return 0
+}
+
+type IDRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Inside        uint32                 `protobuf:"varint,1,opt,name=inside,proto3" json:"inside,omitempty"`
+	Outside       uint32                 `protobuf:"varint,2,opt,name=outside,proto3" json:"outside,omitempty"` // as the host counts
+	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IDRange) Reset() {
+	*x = IDRange{}
+	mi := &file_sdk_proto_plugin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IDRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IDRange) ProtoMessage() {}
+
+func (x *IDRange) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_proto_plugin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IDRange.ProtoReflect.Descriptor instead.
+func (*IDRange) Descriptor() ([]byte, []int) {
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *IDRange) GetInside() uint32 {
+	if x != nil {
+		return x.Inside
+	}
+	return 0
+}
+
+func (x *IDRange) GetOutside() uint32 {
+	if x != nil {
+		return x.Outside
+	}
+	return 0
+}
+
+func (x *IDRange) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 type Process struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1273,13 +1432,16 @@ type Process struct {
 	Threads       []*Thread `protobuf:"bytes,8,rep,name=threads,proto3" json:"threads,omitempty"`
 	ReservedStart uint64    `protobuf:"varint,9,opt,name=reserved_start,json=reservedStart,proto3" json:"reserved_start,omitempty"`
 	ReservedEnd   uint64    `protobuf:"varint,10,opt,name=reserved_end,json=reservedEnd,proto3" json:"reserved_end,omitempty"`
+	// The place of its user namespace in the tree's list, counted from 1; 0 if it
+	// is the host's.
+	UserNamespace uint32 `protobuf:"varint,11,opt,name=user_namespace,json=userNamespace,proto3" json:"user_namespace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[16]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1453,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[16]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1466,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{16}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Process) GetId() uint32 {
@@ -1377,6 +1539,13 @@ func (x *Process) GetReservedEnd() uint64 {
 	return 0
 }
 
+func (x *Process) GetUserNamespace() uint32 {
+	if x != nil {
+		return x.UserNamespace
+	}
+	return 0
+}
+
 type Thread struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1387,7 +1556,7 @@ type Thread struct {
 
 func (x *Thread) Reset() {
 	*x = Thread{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[17]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1568,7 @@ func (x *Thread) String() string {
 func (*Thread) ProtoMessage() {}
 
 func (x *Thread) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[17]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1581,7 @@ func (x *Thread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Thread.ProtoReflect.Descriptor instead.
 func (*Thread) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{17}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Thread) GetId() uint32 {
@@ -1443,7 +1612,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[18]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1624,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[18]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1637,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{18}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Resource) GetKind() uint32 {
@@ -1534,7 +1703,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[19]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1715,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[19]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1728,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{19}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *File) GetLink() []byte {
@@ -1664,7 +1833,7 @@ type FDRef struct {
 
 func (x *FDRef) Reset() {
 	*x = FDRef{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[20]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1845,7 @@ func (x *FDRef) String() string {
 func (*FDRef) ProtoMessage() {}
 
 func (x *FDRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[20]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1858,7 @@ func (x *FDRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FDRef.ProtoReflect.Descriptor instead.
 func (*FDRef) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{20}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FDRef) GetTask() uint32 {
@@ -1729,7 +1898,7 @@ type VMA struct {
 
 func (x *VMA) Reset() {
 	*x = VMA{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[21]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1910,7 @@ func (x *VMA) String() string {
 func (*VMA) ProtoMessage() {}
 
 func (x *VMA) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[21]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1923,7 @@ func (x *VMA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMA.ProtoReflect.Descriptor instead.
 func (*VMA) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{21}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VMA) GetStart() uint64 {
@@ -1814,17 +1983,19 @@ func (x *VMA) GetRdev() uint64 {
 }
 
 type Namespace struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
-	Tasks         []uint32               `protobuf:"varint,3,rep,packed,name=tasks,proto3" json:"tasks,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Ino   uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	Tasks []uint32               `protobuf:"varint,3,rep,packed,name=tasks,proto3" json:"tasks,omitempty"`
+	// The user namespace that owns it, as Process.user_namespace.
+	Owner         uint32 `protobuf:"varint,4,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[22]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +2007,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[22]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +2020,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{22}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Namespace) GetName() string {
@@ -1873,6 +2044,13 @@ func (x *Namespace) GetTasks() []uint32 {
 	return nil
 }
 
+func (x *Namespace) GetOwner() uint32 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
+}
+
 type ServiceCall struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // of the call; the reply repeats it. 0: no reply wanted
@@ -1891,7 +2069,7 @@ type ServiceCall struct {
 
 func (x *ServiceCall) Reset() {
 	*x = ServiceCall{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[23]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2081,7 @@ func (x *ServiceCall) String() string {
 func (*ServiceCall) ProtoMessage() {}
 
 func (x *ServiceCall) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[23]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2094,7 @@ func (x *ServiceCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCall.ProtoReflect.Descriptor instead.
 func (*ServiceCall) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{23}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ServiceCall) GetId() uint64 {
@@ -2040,7 +2218,7 @@ type ServiceReply struct {
 
 func (x *ServiceReply) Reset() {
 	*x = ServiceReply{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[24]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2230,7 @@ func (x *ServiceReply) String() string {
 func (*ServiceReply) ProtoMessage() {}
 
 func (x *ServiceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[24]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2243,7 @@ func (x *ServiceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceReply.ProtoReflect.Descriptor instead.
 func (*ServiceReply) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{24}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ServiceReply) GetId() uint64 {
@@ -2112,7 +2290,7 @@ type RunTapes struct {
 
 func (x *RunTapes) Reset() {
 	*x = RunTapes{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[25]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2302,7 @@ func (x *RunTapes) String() string {
 func (*RunTapes) ProtoMessage() {}
 
 func (x *RunTapes) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[25]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2315,7 @@ func (x *RunTapes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTapes.ProtoReflect.Descriptor instead.
 func (*RunTapes) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{25}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RunTapes) GetRuns() []*TapeRun {
@@ -2161,7 +2339,7 @@ type TapeRun struct {
 
 func (x *TapeRun) Reset() {
 	*x = TapeRun{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[26]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2351,7 @@ func (x *TapeRun) String() string {
 func (*TapeRun) ProtoMessage() {}
 
 func (x *TapeRun) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[26]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2364,7 @@ func (x *TapeRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapeRun.ProtoReflect.Descriptor instead.
 func (*TapeRun) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{26}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TapeRun) GetTid() int32 {
@@ -2219,7 +2397,7 @@ type TapeOutcomes struct {
 
 func (x *TapeOutcomes) Reset() {
 	*x = TapeOutcomes{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[27]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2231,7 +2409,7 @@ func (x *TapeOutcomes) String() string {
 func (*TapeOutcomes) ProtoMessage() {}
 
 func (x *TapeOutcomes) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[27]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2244,7 +2422,7 @@ func (x *TapeOutcomes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapeOutcomes.ProtoReflect.Descriptor instead.
 func (*TapeOutcomes) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{27}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TapeOutcomes) GetOutcomes() []*TapeOutcome {
@@ -2265,7 +2443,7 @@ type TapeOutcome struct {
 
 func (x *TapeOutcome) Reset() {
 	*x = TapeOutcome{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[28]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2455,7 @@ func (x *TapeOutcome) String() string {
 func (*TapeOutcome) ProtoMessage() {}
 
 func (x *TapeOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[28]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2468,7 @@ func (x *TapeOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapeOutcome.ProtoReflect.Descriptor instead.
 func (*TapeOutcome) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{28}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TapeOutcome) GetResults() []int64 {
@@ -2324,7 +2502,7 @@ type Trace struct {
 
 func (x *Trace) Reset() {
 	*x = Trace{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[29]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2514,7 @@ func (x *Trace) String() string {
 func (*Trace) ProtoMessage() {}
 
 func (x *Trace) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[29]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2527,7 @@ func (x *Trace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trace.ProtoReflect.Descriptor instead.
 func (*Trace) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{29}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Trace) GetTids() []int32 {
@@ -2369,7 +2547,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2381,7 +2559,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2394,7 +2572,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{30}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Snapshot) GetPids() []int32 {
@@ -2414,7 +2592,7 @@ type Copies struct {
 
 func (x *Copies) Reset() {
 	*x = Copies{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2604,7 @@ func (x *Copies) String() string {
 func (*Copies) ProtoMessage() {}
 
 func (x *Copies) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2617,7 @@ func (x *Copies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copies.ProtoReflect.Descriptor instead.
 func (*Copies) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{31}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Copies) GetCopies() []*Copy {
@@ -2459,7 +2637,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2649,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2662,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{32}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Copy) GetPid() int32 {
@@ -2512,7 +2690,7 @@ type TraceInfos struct {
 
 func (x *TraceInfos) Reset() {
 	*x = TraceInfos{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2702,7 @@ func (x *TraceInfos) String() string {
 func (*TraceInfos) ProtoMessage() {}
 
 func (x *TraceInfos) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2715,7 @@ func (x *TraceInfos) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceInfos.ProtoReflect.Descriptor instead.
 func (*TraceInfos) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{33}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TraceInfos) GetInfos() []*TraceInfo {
@@ -2570,7 +2748,7 @@ type TraceInfo struct {
 
 func (x *TraceInfo) Reset() {
 	*x = TraceInfo{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2582,7 +2760,7 @@ func (x *TraceInfo) String() string {
 func (*TraceInfo) ProtoMessage() {}
 
 func (x *TraceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2595,7 +2773,7 @@ func (x *TraceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceInfo.ProtoReflect.Descriptor instead.
 func (*TraceInfo) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{34}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TraceInfo) GetTid() int32 {
@@ -2664,7 +2842,7 @@ type SeccompFilter struct {
 
 func (x *SeccompFilter) Reset() {
 	*x = SeccompFilter{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2854,7 @@ func (x *SeccompFilter) String() string {
 func (*SeccompFilter) ProtoMessage() {}
 
 func (x *SeccompFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2867,7 @@ func (x *SeccompFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeccompFilter.ProtoReflect.Descriptor instead.
 func (*SeccompFilter) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{35}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SeccompFilter) GetProgram() uint32 {
@@ -2718,7 +2896,7 @@ type Rseq struct {
 
 func (x *Rseq) Reset() {
 	*x = Rseq{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +2908,7 @@ func (x *Rseq) String() string {
 func (*Rseq) ProtoMessage() {}
 
 func (x *Rseq) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +2921,7 @@ func (x *Rseq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rseq.ProtoReflect.Descriptor instead.
 func (*Rseq) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{36}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Rseq) GetAddr() uint64 {
@@ -2784,7 +2962,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2796,7 +2974,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2809,7 +2987,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{37}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Progress) GetDone() int64 {
@@ -2836,7 +3014,7 @@ type Submit struct {
 
 func (x *Submit) Reset() {
 	*x = Submit{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2848,7 +3026,7 @@ func (x *Submit) String() string {
 func (*Submit) ProtoMessage() {}
 
 func (x *Submit) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2861,7 +3039,7 @@ func (x *Submit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Submit.ProtoReflect.Descriptor instead.
 func (*Submit) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{38}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Submit) GetSegment() []byte {
@@ -2882,7 +3060,7 @@ type Flush struct {
 
 func (x *Flush) Reset() {
 	*x = Flush{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +3072,7 @@ func (x *Flush) String() string {
 func (*Flush) ProtoMessage() {}
 
 func (x *Flush) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,7 +3085,7 @@ func (x *Flush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flush.ProtoReflect.Descriptor instead.
 func (*Flush) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{39}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Flush) GetWritten() bool {
@@ -2934,7 +3112,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[40]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3124,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[40]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3137,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{40}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Error) GetCode() Error_Code {
@@ -3012,7 +3190,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[41]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +3202,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[41]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +3215,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{41}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{43}
 }
 
 type CloseResponse struct {
@@ -3048,7 +3226,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[42]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3060,7 +3238,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[42]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3073,7 +3251,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{42}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{44}
 }
 
 var File_sdk_proto_plugin_proto protoreflect.FileDescriptor
@@ -3163,10 +3341,22 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x06object\x18\x03 \x01(\x04R\x06object\x12\x18\n" +
 	"\asubject\x18\x04 \x01(\tR\asubject\x12\x12\n" +
 	"\x04text\x18\x05 \x01(\tR\x04text\x12\x12\n" +
-	"\x04help\x18\x06 \x01(\tR\x04help\"Q\n" +
+	"\x04help\x18\x06 \x01(\tR\x04help\"\x99\x01\n" +
 	"\x04Tree\x12\x12\n" +
 	"\x04root\x18\x01 \x01(\rR\x04root\x125\n" +
-	"\tprocesses\x18\x02 \x03(\v2\x17.firn.plugin.v1.ProcessR\tprocesses\"\x91\x02\n" +
+	"\tprocesses\x18\x02 \x03(\v2\x17.firn.plugin.v1.ProcessR\tprocesses\x12F\n" +
+	"\x0fuser_namespaces\x18\x03 \x03(\v2\x1d.firn.plugin.v1.UserNamespaceR\x0euserNamespaces\"\xda\x01\n" +
+	"\rUserNamespace\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\rR\x06parent\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\rR\x05owner\x12+\n" +
+	"\x04uids\x18\x03 \x03(\v2\x17.firn.plugin.v1.IDRangeR\x04uids\x12+\n" +
+	"\x04gids\x18\x04 \x03(\v2\x17.firn.plugin.v1.IDRangeR\x04gids\x12)\n" +
+	"\x10setgroups_denied\x18\x05 \x01(\bR\x0fsetgroupsDenied\x12\x16\n" +
+	"\x06keeper\x18\x06 \x01(\x05R\x06keeper\"Q\n" +
+	"\aIDRange\x12\x16\n" +
+	"\x06inside\x18\x01 \x01(\rR\x06inside\x12\x18\n" +
+	"\aoutside\x18\x02 \x01(\rR\aoutside\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\"\xb8\x02\n" +
 	"\aProcess\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x16\n" +
@@ -3178,7 +3368,8 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\athreads\x18\b \x03(\v2\x16.firn.plugin.v1.ThreadR\athreads\x12%\n" +
 	"\x0ereserved_start\x18\t \x01(\x04R\rreservedStart\x12!\n" +
 	"\freserved_end\x18\n" +
-	" \x01(\x04R\vreservedEnd\"*\n" +
+	" \x01(\x04R\vreservedEnd\x12%\n" +
+	"\x0euser_namespace\x18\v \x01(\rR\ruserNamespace\"*\n" +
 	"\x06Thread\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
 	"\x03tid\x18\x02 \x01(\x05R\x03tid\"\xd4\x01\n" +
@@ -3216,11 +3407,12 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x03dev\x18\x05 \x01(\x04R\x03dev\x12\x10\n" +
 	"\x03ino\x18\x06 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04path\x18\a \x01(\fR\x04path\x12\x12\n" +
-	"\x04rdev\x18\b \x01(\x04R\x04rdev\"G\n" +
+	"\x04rdev\x18\b \x01(\x04R\x04rdev\"]\n" +
 	"\tNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x14\n" +
-	"\x05tasks\x18\x03 \x03(\rR\x05tasks\"\xde\x02\n" +
+	"\x05tasks\x18\x03 \x03(\rR\x05tasks\x12\x14\n" +
+	"\x05owner\x18\x04 \x01(\rR\x05owner\"\xde\x02\n" +
 	"\vServiceCall\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x127\n" +
 	"\trun_tapes\x18\x02 \x01(\v2\x18.firn.plugin.v1.RunTapesH\x00R\brunTapes\x126\n" +
@@ -3308,7 +3500,7 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x12\x12\n" +
 	"\x0eCODE_TAPE_CALL\x10\v\"\x0e\n" +
 	"\fCloseRequest\"\x0f\n" +
-	"\rCloseResponse*\xc2\x02\n" +
+	"\rCloseResponse*\xde\x02\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vPHASE_CHECK\x10\x01\x12\x11\n" +
@@ -3327,7 +3519,8 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\n" +
 	"PHASE_SEAL\x10\f\x12\x11\n" +
 	"\rPHASE_RESUMED\x10\r\x12\x0f\n" +
-	"\vPHASE_ENDED\x10\x0e2\xeb\x02\n" +
+	"\vPHASE_ENDED\x10\x0e\x12\x1a\n" +
+	"\x16PHASE_RESTORE_IDENTITY\x10\x0f2\xeb\x02\n" +
 	"\x06Plugin\x12M\n" +
 	"\bDescribe\x12\x1f.firn.plugin.v1.DescribeRequest\x1a .firn.plugin.v1.DescribeResponse\x12A\n" +
 	"\x04Open\x12\x1b.firn.plugin.v1.OpenRequest\x1a\x1c.firn.plugin.v1.OpenResponse\x12>\n" +
@@ -3348,7 +3541,7 @@ func file_sdk_proto_plugin_proto_rawDescGZIP() []byte {
 }
 
 var file_sdk_proto_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sdk_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_sdk_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_sdk_proto_plugin_proto_goTypes = []any{
 	(Phase)(0),               // 0: firn.plugin.v1.Phase
 	(Error_Code)(0),          // 1: firn.plugin.v1.Error.Code
@@ -3368,34 +3561,36 @@ var file_sdk_proto_plugin_proto_goTypes = []any{
 	(*Provided)(nil),         // 15: firn.plugin.v1.Provided
 	(*Finding)(nil),          // 16: firn.plugin.v1.Finding
 	(*Tree)(nil),             // 17: firn.plugin.v1.Tree
-	(*Process)(nil),          // 18: firn.plugin.v1.Process
-	(*Thread)(nil),           // 19: firn.plugin.v1.Thread
-	(*Resource)(nil),         // 20: firn.plugin.v1.Resource
-	(*File)(nil),             // 21: firn.plugin.v1.File
-	(*FDRef)(nil),            // 22: firn.plugin.v1.FDRef
-	(*VMA)(nil),              // 23: firn.plugin.v1.VMA
-	(*Namespace)(nil),        // 24: firn.plugin.v1.Namespace
-	(*ServiceCall)(nil),      // 25: firn.plugin.v1.ServiceCall
-	(*ServiceReply)(nil),     // 26: firn.plugin.v1.ServiceReply
-	(*RunTapes)(nil),         // 27: firn.plugin.v1.RunTapes
-	(*TapeRun)(nil),          // 28: firn.plugin.v1.TapeRun
-	(*TapeOutcomes)(nil),     // 29: firn.plugin.v1.TapeOutcomes
-	(*TapeOutcome)(nil),      // 30: firn.plugin.v1.TapeOutcome
-	(*Trace)(nil),            // 31: firn.plugin.v1.Trace
-	(*Snapshot)(nil),         // 32: firn.plugin.v1.Snapshot
-	(*Copies)(nil),           // 33: firn.plugin.v1.Copies
-	(*Copy)(nil),             // 34: firn.plugin.v1.Copy
-	(*TraceInfos)(nil),       // 35: firn.plugin.v1.TraceInfos
-	(*TraceInfo)(nil),        // 36: firn.plugin.v1.TraceInfo
-	(*SeccompFilter)(nil),    // 37: firn.plugin.v1.SeccompFilter
-	(*Rseq)(nil),             // 38: firn.plugin.v1.Rseq
-	(*Progress)(nil),         // 39: firn.plugin.v1.Progress
-	(*Submit)(nil),           // 40: firn.plugin.v1.Submit
-	(*Flush)(nil),            // 41: firn.plugin.v1.Flush
-	(*Error)(nil),            // 42: firn.plugin.v1.Error
-	(*CloseRequest)(nil),     // 43: firn.plugin.v1.CloseRequest
-	(*CloseResponse)(nil),    // 44: firn.plugin.v1.CloseResponse
-	nil,                      // 45: firn.plugin.v1.OpenRequest.OptionsEntry
+	(*UserNamespace)(nil),    // 18: firn.plugin.v1.UserNamespace
+	(*IDRange)(nil),          // 19: firn.plugin.v1.IDRange
+	(*Process)(nil),          // 20: firn.plugin.v1.Process
+	(*Thread)(nil),           // 21: firn.plugin.v1.Thread
+	(*Resource)(nil),         // 22: firn.plugin.v1.Resource
+	(*File)(nil),             // 23: firn.plugin.v1.File
+	(*FDRef)(nil),            // 24: firn.plugin.v1.FDRef
+	(*VMA)(nil),              // 25: firn.plugin.v1.VMA
+	(*Namespace)(nil),        // 26: firn.plugin.v1.Namespace
+	(*ServiceCall)(nil),      // 27: firn.plugin.v1.ServiceCall
+	(*ServiceReply)(nil),     // 28: firn.plugin.v1.ServiceReply
+	(*RunTapes)(nil),         // 29: firn.plugin.v1.RunTapes
+	(*TapeRun)(nil),          // 30: firn.plugin.v1.TapeRun
+	(*TapeOutcomes)(nil),     // 31: firn.plugin.v1.TapeOutcomes
+	(*TapeOutcome)(nil),      // 32: firn.plugin.v1.TapeOutcome
+	(*Trace)(nil),            // 33: firn.plugin.v1.Trace
+	(*Snapshot)(nil),         // 34: firn.plugin.v1.Snapshot
+	(*Copies)(nil),           // 35: firn.plugin.v1.Copies
+	(*Copy)(nil),             // 36: firn.plugin.v1.Copy
+	(*TraceInfos)(nil),       // 37: firn.plugin.v1.TraceInfos
+	(*TraceInfo)(nil),        // 38: firn.plugin.v1.TraceInfo
+	(*SeccompFilter)(nil),    // 39: firn.plugin.v1.SeccompFilter
+	(*Rseq)(nil),             // 40: firn.plugin.v1.Rseq
+	(*Progress)(nil),         // 41: firn.plugin.v1.Progress
+	(*Submit)(nil),           // 42: firn.plugin.v1.Submit
+	(*Flush)(nil),            // 43: firn.plugin.v1.Flush
+	(*Error)(nil),            // 44: firn.plugin.v1.Error
+	(*CloseRequest)(nil),     // 45: firn.plugin.v1.CloseRequest
+	(*CloseResponse)(nil),    // 46: firn.plugin.v1.CloseResponse
+	nil,                      // 47: firn.plugin.v1.OpenRequest.OptionsEntry
 }
 var file_sdk_proto_plugin_proto_depIdxs = []int32{
 	4,  // 0: firn.plugin.v1.DescribeResponse.claims:type_name -> firn.plugin.v1.Claim
@@ -3406,56 +3601,59 @@ var file_sdk_proto_plugin_proto_depIdxs = []int32{
 	6,  // 5: firn.plugin.v1.Claim.socket:type_name -> firn.plugin.v1.Socket
 	9,  // 6: firn.plugin.v1.OpenRequest.arena:type_name -> firn.plugin.v1.Arena
 	10, // 7: firn.plugin.v1.OpenRequest.image:type_name -> firn.plugin.v1.ImageView
-	45, // 8: firn.plugin.v1.OpenRequest.options:type_name -> firn.plugin.v1.OpenRequest.OptionsEntry
+	47, // 8: firn.plugin.v1.OpenRequest.options:type_name -> firn.plugin.v1.OpenRequest.OptionsEntry
 	11, // 9: firn.plugin.v1.ImageView.blocks:type_name -> firn.plugin.v1.ImageBlock
 	0,  // 10: firn.plugin.v1.RunRequest.phase:type_name -> firn.plugin.v1.Phase
 	17, // 11: firn.plugin.v1.RunRequest.tree:type_name -> firn.plugin.v1.Tree
-	20, // 12: firn.plugin.v1.RunRequest.resources:type_name -> firn.plugin.v1.Resource
-	20, // 13: firn.plugin.v1.RunRequest.attended:type_name -> firn.plugin.v1.Resource
+	22, // 12: firn.plugin.v1.RunRequest.resources:type_name -> firn.plugin.v1.Resource
+	22, // 13: firn.plugin.v1.RunRequest.attended:type_name -> firn.plugin.v1.Resource
 	16, // 14: firn.plugin.v1.RunResponse.findings:type_name -> firn.plugin.v1.Finding
 	15, // 15: firn.plugin.v1.RunResponse.provided:type_name -> firn.plugin.v1.Provided
-	18, // 16: firn.plugin.v1.Tree.processes:type_name -> firn.plugin.v1.Process
-	19, // 17: firn.plugin.v1.Process.threads:type_name -> firn.plugin.v1.Thread
-	21, // 18: firn.plugin.v1.Resource.file:type_name -> firn.plugin.v1.File
-	23, // 19: firn.plugin.v1.Resource.vma:type_name -> firn.plugin.v1.VMA
-	24, // 20: firn.plugin.v1.Resource.namespace:type_name -> firn.plugin.v1.Namespace
-	6,  // 21: firn.plugin.v1.File.socket:type_name -> firn.plugin.v1.Socket
-	22, // 22: firn.plugin.v1.File.refs:type_name -> firn.plugin.v1.FDRef
-	27, // 23: firn.plugin.v1.ServiceCall.run_tapes:type_name -> firn.plugin.v1.RunTapes
-	39, // 24: firn.plugin.v1.ServiceCall.progress:type_name -> firn.plugin.v1.Progress
-	40, // 25: firn.plugin.v1.ServiceCall.submit:type_name -> firn.plugin.v1.Submit
-	41, // 26: firn.plugin.v1.ServiceCall.flush:type_name -> firn.plugin.v1.Flush
-	31, // 27: firn.plugin.v1.ServiceCall.trace:type_name -> firn.plugin.v1.Trace
-	32, // 28: firn.plugin.v1.ServiceCall.snapshot:type_name -> firn.plugin.v1.Snapshot
-	42, // 29: firn.plugin.v1.ServiceReply.error:type_name -> firn.plugin.v1.Error
-	29, // 30: firn.plugin.v1.ServiceReply.outcomes:type_name -> firn.plugin.v1.TapeOutcomes
-	35, // 31: firn.plugin.v1.ServiceReply.traces:type_name -> firn.plugin.v1.TraceInfos
-	33, // 32: firn.plugin.v1.ServiceReply.copies:type_name -> firn.plugin.v1.Copies
-	28, // 33: firn.plugin.v1.RunTapes.runs:type_name -> firn.plugin.v1.TapeRun
-	30, // 34: firn.plugin.v1.TapeOutcomes.outcomes:type_name -> firn.plugin.v1.TapeOutcome
-	42, // 35: firn.plugin.v1.TapeOutcome.error:type_name -> firn.plugin.v1.Error
-	34, // 36: firn.plugin.v1.Copies.copies:type_name -> firn.plugin.v1.Copy
-	42, // 37: firn.plugin.v1.Copy.error:type_name -> firn.plugin.v1.Error
-	36, // 38: firn.plugin.v1.TraceInfos.infos:type_name -> firn.plugin.v1.TraceInfo
-	38, // 39: firn.plugin.v1.TraceInfo.rseq:type_name -> firn.plugin.v1.Rseq
-	37, // 40: firn.plugin.v1.TraceInfo.seccomp_filters:type_name -> firn.plugin.v1.SeccompFilter
-	1,  // 41: firn.plugin.v1.Error.code:type_name -> firn.plugin.v1.Error.Code
-	1,  // 42: firn.plugin.v1.Error.also:type_name -> firn.plugin.v1.Error.Code
-	2,  // 43: firn.plugin.v1.Plugin.Describe:input_type -> firn.plugin.v1.DescribeRequest
-	8,  // 44: firn.plugin.v1.Plugin.Open:input_type -> firn.plugin.v1.OpenRequest
-	13, // 45: firn.plugin.v1.Plugin.Run:input_type -> firn.plugin.v1.RunRequest
-	26, // 46: firn.plugin.v1.Plugin.Services:input_type -> firn.plugin.v1.ServiceReply
-	43, // 47: firn.plugin.v1.Plugin.Close:input_type -> firn.plugin.v1.CloseRequest
-	3,  // 48: firn.plugin.v1.Plugin.Describe:output_type -> firn.plugin.v1.DescribeResponse
-	12, // 49: firn.plugin.v1.Plugin.Open:output_type -> firn.plugin.v1.OpenResponse
-	14, // 50: firn.plugin.v1.Plugin.Run:output_type -> firn.plugin.v1.RunResponse
-	25, // 51: firn.plugin.v1.Plugin.Services:output_type -> firn.plugin.v1.ServiceCall
-	44, // 52: firn.plugin.v1.Plugin.Close:output_type -> firn.plugin.v1.CloseResponse
-	48, // [48:53] is the sub-list for method output_type
-	43, // [43:48] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	20, // 16: firn.plugin.v1.Tree.processes:type_name -> firn.plugin.v1.Process
+	18, // 17: firn.plugin.v1.Tree.user_namespaces:type_name -> firn.plugin.v1.UserNamespace
+	19, // 18: firn.plugin.v1.UserNamespace.uids:type_name -> firn.plugin.v1.IDRange
+	19, // 19: firn.plugin.v1.UserNamespace.gids:type_name -> firn.plugin.v1.IDRange
+	21, // 20: firn.plugin.v1.Process.threads:type_name -> firn.plugin.v1.Thread
+	23, // 21: firn.plugin.v1.Resource.file:type_name -> firn.plugin.v1.File
+	25, // 22: firn.plugin.v1.Resource.vma:type_name -> firn.plugin.v1.VMA
+	26, // 23: firn.plugin.v1.Resource.namespace:type_name -> firn.plugin.v1.Namespace
+	6,  // 24: firn.plugin.v1.File.socket:type_name -> firn.plugin.v1.Socket
+	24, // 25: firn.plugin.v1.File.refs:type_name -> firn.plugin.v1.FDRef
+	29, // 26: firn.plugin.v1.ServiceCall.run_tapes:type_name -> firn.plugin.v1.RunTapes
+	41, // 27: firn.plugin.v1.ServiceCall.progress:type_name -> firn.plugin.v1.Progress
+	42, // 28: firn.plugin.v1.ServiceCall.submit:type_name -> firn.plugin.v1.Submit
+	43, // 29: firn.plugin.v1.ServiceCall.flush:type_name -> firn.plugin.v1.Flush
+	33, // 30: firn.plugin.v1.ServiceCall.trace:type_name -> firn.plugin.v1.Trace
+	34, // 31: firn.plugin.v1.ServiceCall.snapshot:type_name -> firn.plugin.v1.Snapshot
+	44, // 32: firn.plugin.v1.ServiceReply.error:type_name -> firn.plugin.v1.Error
+	31, // 33: firn.plugin.v1.ServiceReply.outcomes:type_name -> firn.plugin.v1.TapeOutcomes
+	37, // 34: firn.plugin.v1.ServiceReply.traces:type_name -> firn.plugin.v1.TraceInfos
+	35, // 35: firn.plugin.v1.ServiceReply.copies:type_name -> firn.plugin.v1.Copies
+	30, // 36: firn.plugin.v1.RunTapes.runs:type_name -> firn.plugin.v1.TapeRun
+	32, // 37: firn.plugin.v1.TapeOutcomes.outcomes:type_name -> firn.plugin.v1.TapeOutcome
+	44, // 38: firn.plugin.v1.TapeOutcome.error:type_name -> firn.plugin.v1.Error
+	36, // 39: firn.plugin.v1.Copies.copies:type_name -> firn.plugin.v1.Copy
+	44, // 40: firn.plugin.v1.Copy.error:type_name -> firn.plugin.v1.Error
+	38, // 41: firn.plugin.v1.TraceInfos.infos:type_name -> firn.plugin.v1.TraceInfo
+	40, // 42: firn.plugin.v1.TraceInfo.rseq:type_name -> firn.plugin.v1.Rseq
+	39, // 43: firn.plugin.v1.TraceInfo.seccomp_filters:type_name -> firn.plugin.v1.SeccompFilter
+	1,  // 44: firn.plugin.v1.Error.code:type_name -> firn.plugin.v1.Error.Code
+	1,  // 45: firn.plugin.v1.Error.also:type_name -> firn.plugin.v1.Error.Code
+	2,  // 46: firn.plugin.v1.Plugin.Describe:input_type -> firn.plugin.v1.DescribeRequest
+	8,  // 47: firn.plugin.v1.Plugin.Open:input_type -> firn.plugin.v1.OpenRequest
+	13, // 48: firn.plugin.v1.Plugin.Run:input_type -> firn.plugin.v1.RunRequest
+	28, // 49: firn.plugin.v1.Plugin.Services:input_type -> firn.plugin.v1.ServiceReply
+	45, // 50: firn.plugin.v1.Plugin.Close:input_type -> firn.plugin.v1.CloseRequest
+	3,  // 51: firn.plugin.v1.Plugin.Describe:output_type -> firn.plugin.v1.DescribeResponse
+	12, // 52: firn.plugin.v1.Plugin.Open:output_type -> firn.plugin.v1.OpenResponse
+	14, // 53: firn.plugin.v1.Plugin.Run:output_type -> firn.plugin.v1.RunResponse
+	27, // 54: firn.plugin.v1.Plugin.Services:output_type -> firn.plugin.v1.ServiceCall
+	46, // 55: firn.plugin.v1.Plugin.Close:output_type -> firn.plugin.v1.CloseResponse
+	51, // [51:56] is the sub-list for method output_type
+	46, // [46:51] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_sdk_proto_plugin_proto_init() }
@@ -3463,7 +3661,7 @@ func file_sdk_proto_plugin_proto_init() {
 	if File_sdk_proto_plugin_proto != nil {
 		return
 	}
-	file_sdk_proto_plugin_proto_msgTypes[23].OneofWrappers = []any{
+	file_sdk_proto_plugin_proto_msgTypes[25].OneofWrappers = []any{
 		(*ServiceCall_RunTapes)(nil),
 		(*ServiceCall_Progress)(nil),
 		(*ServiceCall_Submit)(nil),
@@ -3477,7 +3675,7 @@ func file_sdk_proto_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sdk_proto_plugin_proto_rawDesc), len(file_sdk_proto_plugin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   44,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
