@@ -23,7 +23,11 @@ func hostFixture() *HostRecords {
 			Reserved: sdk.AddrRange{Start: 0x10000, End: 0x90000}},
 		{ID: 11, PID: 11, Parent: 10, PGID: 11, SID: 5, Comm: "child", Threads: []sdk.Thread{{ID: 11, TID: 11}}},
 		{ID: 13, PID: 13, Parent: 11, PGID: 11, SID: 5, Comm: "gone", Zombie: true},
+	}, UserNamespaces: []sdk.UserNamespace{
+		{Owner: 1000, UIDs: sdk.IDMap{{Inside: 0, Outside: 1000, Count: 1}}, SetgroupsDenied: true},
+		{Parent: 1, Owner: 1000, GIDs: sdk.IDMap{{Inside: 1 << 31, Outside: 5, Count: 1 << 31}}},
 	}}
+	tree.Processes[1].UserNamespace = 2
 	r := &HostRecords{Tree: TreeToProto(tree)}
 	r.Tree.Processes[1].State = imagepb.State_STATE_STOPPED
 	r.Tree.Processes[1].StopSignal = 19
@@ -45,7 +49,7 @@ func hostFixture() *HostRecords {
 			Refs: []sdk.FDRef{{Task: 11, FD: 9}},
 		}}},
 		{"uts", sdk.Resource{Kind: sdk.KindNamespace, Object: 3, Task: 10, Namespace: &sdk.Namespace{
-			Name: "uts", Ino: 4026531838, Tasks: []sdk.TaskID{10, 11},
+			Name: "uts", Ino: 4026531838, Tasks: []sdk.TaskID{10, 11}, Owner: 1,
 		}}},
 	}
 	return r
@@ -115,20 +119,26 @@ func TestHostRecordsThatDisagree(t *testing.T) {
 		"number of main thread": func(r *HostRecords) {
 			r.Tree.Processes[0].Threads, r.Tree.Processes[1].Threads = []uint32{12}, []uint32{11, 10}
 		},
-		"thread twice":          func(r *HostRecords) { r.Tree.Processes[0].Threads = []uint32{10, 12, 12} },
-		"thread of two":         func(r *HostRecords) { r.Tree.Processes[1].Threads = []uint32{11, 12} },
-		"reserved range":        func(r *HostRecords) { r.Tree.Processes[0].ReservedEnd = 1 },
-		"registers missing":     func(r *HostRecords) { r.Threads = r.Threads[1:] },
-		"registers twice":       func(r *HostRecords) { r.Threads = append(r.Threads, r.Threads[0]) },
-		"registers of nobody":   func(r *HostRecords) { r.Threads[0].Id = 99 },
-		"registers of another":  func(r *HostRecords) { r.Threads[0].Process = 11 },
-		"object twice":          func(r *HostRecords) { r.Objects[1].Resource.Object = 1 },
-		"object of nobody":      func(r *HostRecords) { r.Objects[1].Resource.Task = 99 },
-		"descriptor of nobody":  func(r *HostRecords) { r.Objects[0].Resource.File.Refs[0].Task = 99 },
-		"descriptor below zero": func(r *HostRecords) { r.Objects[0].Resource.File.Refs[0].FD = -1 },
-		"descriptor twice":      func(r *HostRecords) { r.Objects[0].Resource.File.Refs[1] = r.Objects[1].Resource.File.Refs[0] },
-		"namespace of nobody":   func(r *HostRecords) { r.Objects[2].Resource.Namespace.Tasks[0] = 99 },
-		"plugin name":           func(r *HostRecords) { r.Objects[0].Plugin = "../x" },
+		"thread twice":                   func(r *HostRecords) { r.Tree.Processes[0].Threads = []uint32{10, 12, 12} },
+		"thread of two":                  func(r *HostRecords) { r.Tree.Processes[1].Threads = []uint32{11, 12} },
+		"reserved range":                 func(r *HostRecords) { r.Tree.Processes[0].ReservedEnd = 1 },
+		"registers missing":              func(r *HostRecords) { r.Threads = r.Threads[1:] },
+		"registers twice":                func(r *HostRecords) { r.Threads = append(r.Threads, r.Threads[0]) },
+		"registers of nobody":            func(r *HostRecords) { r.Threads[0].Id = 99 },
+		"registers of another":           func(r *HostRecords) { r.Threads[0].Process = 11 },
+		"object twice":                   func(r *HostRecords) { r.Objects[1].Resource.Object = 1 },
+		"object of nobody":               func(r *HostRecords) { r.Objects[1].Resource.Task = 99 },
+		"descriptor of nobody":           func(r *HostRecords) { r.Objects[0].Resource.File.Refs[0].Task = 99 },
+		"descriptor below zero":          func(r *HostRecords) { r.Objects[0].Resource.File.Refs[0].FD = -1 },
+		"descriptor twice":               func(r *HostRecords) { r.Objects[0].Resource.File.Refs[1] = r.Objects[1].Resource.File.Refs[0] },
+		"namespace of nobody":            func(r *HostRecords) { r.Objects[2].Resource.Namespace.Tasks[0] = 99 },
+		"user namespace in itself":       func(r *HostRecords) { r.Tree.UserNamespaces[1].Parent = 2 },
+		"unknown user namespace":         func(r *HostRecords) { r.Tree.Processes[0].UserNamespace = 3 },
+		"owner that is unknown":          func(r *HostRecords) { r.Objects[2].Resource.Namespace.Owner = 3 },
+		"no ids":                         func(r *HostRecords) { r.Tree.UserNamespaces[0].Uids[0].Count = 0 },
+		"ids beyond the last":            func(r *HostRecords) { r.Tree.UserNamespaces[1].Gids[0].Count++ },
+		"user namespaces without bottom": nestUsers,
+		"plugin name":                    func(r *HostRecords) { r.Objects[0].Plugin = "../x" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -147,6 +157,13 @@ func TestHostRecordsThatDisagree(t *testing.T) {
 	r.Objects[0].Resource.Kind = sdk.KindVMA
 	if _, err := writeHost(t, r); err == nil {
 		t.Error("a mapping was written as an object")
+	}
+}
+
+// nestUsers nests more user namespaces than the kernel does.
+func nestUsers(r *HostRecords) {
+	for i := len(r.Tree.UserNamespaces); i <= maxUserNamespaces; i++ {
+		r.Tree.UserNamespaces = append(r.Tree.UserNamespaces, &imagepb.HostUserNamespace{Parent: uint32(i)})
 	}
 }
 

@@ -27,6 +27,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"seccomp":   func(t *testing.T) *subject { return startC(t, "seccomp") },
 		"workers":   func(t *testing.T) *subject { return startC(t, "workers") },
 		"ipc":       func(t *testing.T) *subject { return startC(t, "ipc") },
+		"users":     func(t *testing.T) *subject { return startC(t, "users") },
 		"undo":      func(t *testing.T) *subject { return startC(t, "undo") },
 		"gorun":     func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}
