@@ -34,6 +34,11 @@ type Thread struct {
 	// Dispatches is set if the thread handles its system calls itself (syscall
 	// user dispatch): injected calls would go astray.
 	Dispatches bool
+
+	// traced says that the following were read.
+	traced  bool
+	rseq    *sdk.Rseq
+	filters []sdk.SeccompFilter
 }
 
 // Frozen is a tree whose every thread is stopped and traced.
@@ -96,6 +101,10 @@ type tracee struct {
 type freezer struct {
 	ctx   context.Context
 	tasks map[HostPID]*tracee
+	// first and members are what the last look has found, at which nothing was
+	// new.
+	first   []HostPID
+	members map[HostPID]members
 }
 
 // stopAll seizes and interrupts everything it finds before it waits for
@@ -127,13 +136,12 @@ func (f *freezer) seizeNew(roots Roots) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	seen := map[HostPID]bool{}
+	f.first, f.members = first, map[HostPID]members{}
 	for queue := first; len(queue) > 0; queue = queue[1:] {
 		pid := queue[0]
-		if seen[pid] {
+		if _, seen := f.members[pid]; seen {
 			continue
 		}
-		seen[pid] = true
 		tids, err := threadsOf(pid)
 		if isGone(err) {
 			continue
@@ -152,6 +160,7 @@ func (f *freezer) seizeNew(roots Roots) (bool, error) {
 		if err != nil {
 			return found, err
 		}
+		f.members[pid] = members{tids, kids}
 		queue = append(queue, kids...)
 	}
 	return found, nil

@@ -1,6 +1,7 @@
 package task
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"unsafe"
@@ -96,19 +97,19 @@ type peekArgs struct {
 func pendingSignals(tid HostPID, shared bool) ([][]byte, error) {
 	const batch = 32
 	var out [][]byte
+	var buf [batch * sigInfoSize]byte
 	for {
 		args := peekArgs{off: uint64(len(out)), nr: batch}
 		if shared {
 			args.flags = peekSigInfoShared
 		}
-		buf := make([]byte, batch*sigInfoSize)
 		n, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, ptracePeekSigInfo, uintptr(tid),
 			uintptr(unsafe.Pointer(&args)), uintptr(unsafe.Pointer(&buf[0])), 0, 0)
 		if errno != 0 {
 			return nil, fmt.Errorf("read pending signals: %w", errno)
 		}
 		for i := range int(n) {
-			out = append(out, buf[i*sigInfoSize:(i+1)*sigInfoSize:(i+1)*sigInfoSize])
+			out = append(out, bytes.Clone(buf[i*sigInfoSize:(i+1)*sigInfoSize]))
 		}
 		// The kernel also returns early when the tracer has a signal
 		// pending, as the Go runtime sends them: only nothing is the end.

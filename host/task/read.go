@@ -13,7 +13,12 @@ import (
 
 // read describes the tree once everything is stopped.
 func (f *freezer) read(roots Roots) ([]*Process, error) {
-	procs, err := Walk(roots)
+	procs, err := walk(roots.Root, f.first, func(pid HostPID) (members, error) {
+		if m, ok := f.members[pid]; ok {
+			return m, nil
+		}
+		return membersOf(pid)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -98,12 +103,17 @@ func resolveRestart(th *Thread) error {
 
 // Trace returns, for each thread, what only its tracer can read.
 func (f *Frozen) Trace(ctx context.Context, tids []int) ([]sdk.TraceInfo, error) {
-	threads := map[HostPID]*Thread{}
+	type thread struct {
+		*Thread
+		process HostPID
+	}
+	threads := map[HostPID]thread{}
 	for _, p := range f.Processes {
 		for _, th := range p.Threads {
-			threads[th.TID] = th
+			threads[th.TID] = thread{th, p.PID}
 		}
 	}
+	shared := map[HostPID][][]byte{} // signals that are pending for whole processes
 	// Only stopped threads can be looked into: not in the middle of a tape.
 	if err := f.engine.acquire(ctx); err != nil {
 		return nil, err
@@ -112,17 +122,23 @@ func (f *Frozen) Trace(ctx context.Context, tids []int) ([]sdk.TraceInfo, error)
 	infos := make([]sdk.TraceInfo, 0, len(tids))
 	err := f.tracer.Do(func() error {
 		for _, tid := range tids {
-			th := threads[HostPID(tid)]
-			if th == nil {
+			th, known := threads[HostPID(tid)]
+			if !known {
 				return fmt.Errorf("trace task %d: %w", tid, sdk.ErrTaskGone)
 			}
 			if err := ctx.Err(); err != nil {
 				return context.Cause(ctx)
 			}
-			info, err := traceInfo(th)
+			info, err := traceInfo(th.Thread)
 			if err != nil {
 				return fmt.Errorf("trace task %d: %w", tid, err)
 			}
+			if _, known := shared[th.process]; !known {
+				if shared[th.process], err = pendingSignals(th.TID, true); err != nil {
+					return fmt.Errorf("trace task %d: %w", tid, err)
+				}
+			}
+			info.SharedPending = shared[th.process]
 			infos = append(infos, info)
 		}
 		return nil
@@ -130,6 +146,8 @@ func (f *Frozen) Trace(ctx context.Context, tids []int) ([]sdk.TraceInfo, error)
 	return infos, err
 }
 
+// traceInfo reads what is pending for a thread, which may come at any time; the
+// rest cannot change while the thread stands still, and is read once.
 func traceInfo(th *Thread) (info sdk.TraceInfo, err error) {
 	info = sdk.TraceInfo{
 		TID: int(th.TID), SigMask: th.SigMask,
@@ -138,12 +156,15 @@ func traceInfo(th *Thread) (info sdk.TraceInfo, err error) {
 	if info.Pending, err = pendingSignals(th.TID, false); err != nil {
 		return info, err
 	}
-	if info.SharedPending, err = pendingSignals(th.TID, true); err != nil {
-		return info, err
+	if !th.traced {
+		if th.rseq, err = rseqOf(th.TID); err != nil {
+			return info, err
+		}
+		if th.filters, err = seccompFilters(th.TID); err != nil {
+			return info, err
+		}
+		th.traced = true
 	}
-	if info.Rseq, err = rseqOf(th.TID); err != nil {
-		return info, err
-	}
-	info.SeccompFilters, err = seccompFilters(th.TID)
-	return info, err
+	info.Rseq, info.SeccompFilters = th.rseq, th.filters
+	return info, nil
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -57,18 +56,14 @@ func threadsOf(pid HostPID) ([]HostPID, error) {
 func childrenOf(pid HostPID, tids []HostPID) ([]HostPID, error) {
 	var out []HostPID
 	for _, tid := range tids {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, tid))
+		kids, err := procfs.Children(int(pid), int(tid))
 		if isGone(err) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("process %d: %w", pid, err)
 		}
-		for _, word := range strings.Fields(string(b)) {
-			child, err := strconv.Atoi(word)
-			if err != nil {
-				return nil, fmt.Errorf("child %q of process %d: %w", word, pid, err)
-			}
+		for _, child := range kids {
 			out = append(out, HostPID(child))
 		}
 	}
@@ -150,19 +145,35 @@ func (r Roots) list() ([]HostPID, error) {
 // Walk lists a tree without stopping anything: the root first, parents before
 // their children, zombies included. What changes meanwhile may be missed.
 func Walk(roots Roots) ([]*Process, error) {
-	var out []*Process
-	root, seen := roots.Root, map[HostPID]bool{}
 	first, err := roots.list()
 	if err != nil {
 		return nil, err
 	}
+	return walk(roots.Root, first, membersOf)
+}
+
+// members are the threads of a process and its children.
+type members struct{ tids, kids []HostPID }
+
+func membersOf(pid HostPID) (m members, err error) {
+	if m.tids, err = threadsOf(pid); err != nil {
+		return m, err
+	}
+	m.kids, err = childrenOf(pid, m.tids)
+	return m, err
+}
+
+// walk is Walk with a source for what belongs to a process.
+func walk(root HostPID, first []HostPID, of func(HostPID) (members, error)) ([]*Process, error) {
+	var out []*Process
+	seen := map[HostPID]bool{}
 	for queue := first; len(queue) > 0; queue = queue[1:] {
 		pid := queue[0]
 		if seen[pid] {
 			continue
 		}
 		seen[pid] = true
-		p, kids, err := walkOne(pid)
+		p, kids, err := walkOne(pid, of)
 		if isGone(err) && pid != root {
 			continue
 		}
@@ -177,15 +188,16 @@ func Walk(roots Roots) ([]*Process, error) {
 	return out, nil
 }
 
-func walkOne(pid HostPID) (*Process, []HostPID, error) {
+func walkOne(pid HostPID, of func(HostPID) (members, error)) (*Process, []HostPID, error) {
 	p, err := readProcess(pid)
 	if err != nil {
 		return nil, nil, err
 	}
-	tids, err := threadsOf(pid)
+	m, err := of(pid)
 	if err != nil {
 		return nil, nil, err
 	}
+	tids := m.tids
 	if p.State == Zombie && len(tids) > 1 {
 		if tids, err = p.withoutMain(tids); err != nil {
 			return nil, nil, err
@@ -197,8 +209,7 @@ func walkOne(pid HostPID) (*Process, []HostPID, error) {
 	for _, tid := range tids {
 		p.Threads = append(p.Threads, &Thread{TID: tid})
 	}
-	kids, err := childrenOf(pid, tids)
-	return p, kids, err
+	return p, m.kids, nil
 }
 
 // withoutMain takes the main thread, which has exited, out of the threads of a

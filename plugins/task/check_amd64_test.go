@@ -129,13 +129,13 @@ func TestCheckSequence(t *testing.T) {
 	}{{0x400077, false}, {0x400078, true}, {0x40007f, true}, {0x400080, false}} {
 		poke(t, r.from.PID, section, words(0, 0x400078, 8, 0x400090))
 		poke(t, r.from.PID, area+8, words(section))
-		inside, err := inCriticalSection(r.from.PID, info.Rseq, c.ip)
+		inside, err := inCriticalSection(memoryOf(t, r.from.PID), info.Rseq, c.ip)
 		if err != nil || inside != c.inside {
 			t.Errorf("at %#x: inside %v, %v", c.ip, inside, err)
 		}
 	}
 	poke(t, r.from.PID, area+8, words(0))
-	if inside, err := inCriticalSection(r.from.PID, info.Rseq, 0x400078); err != nil || inside {
+	if inside, err := inCriticalSection(memoryOf(t, r.from.PID), info.Rseq, 0x400078); err != nil || inside {
 		t.Errorf("without a section: %v, %v", inside, err)
 	}
 }
@@ -206,4 +206,15 @@ func TestCheckImage(t *testing.T) {
 		"3 group ids: ", "3 groups: ", "3 root directory: /usr needs CAP_SYS_CHROOT",
 		"3 scheduling policy: a real-time priority needs CAP_SYS_NICE", "3 securebits: ",
 		"3 timer 3: a timer that wakes the machine", "3 user ids: ")
+}
+
+// memoryOf opens the memory of a process until the test ends.
+func memoryOf(t *testing.T, pid int) int {
+	t.Helper()
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { mem.Close() })
+	return int(mem.Fd())
 }

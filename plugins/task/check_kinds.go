@@ -167,38 +167,52 @@ func (x *examination) sharing(ctx context.Context) error {
 // have to abort the section, and cannot know of it once the registers are set
 // by a restore.
 func checkTraced(ctx context.Context, host sdk.Host, exams []*examination) error {
-	threads := threadsOf(exams, func(x *examination) int { return len(x.proc.Threads) })
-	if len(threads) == 0 {
-		return nil
-	}
 	var tids []int
-	owner := map[int]threadOf[*examination]{}
-	for _, t := range threads {
-		tid := t.process.proc.Threads[t.index].TID
-		tids, owner[tid] = append(tids, tid), t
+	for _, x := range exams {
+		tids = append(tids, x.proc.TIDs()...)
+	}
+	if len(tids) == 0 {
+		return nil
 	}
 	infos, err := host.Trace(ctx, tids)
 	if err != nil {
 		return err
 	}
-	return inParallel(ctx, len(infos), func(i int) error {
-		t, known := owner[infos[i].TID]
-		if !known {
-			return nil
+	of := make(map[int]*sdk.TraceInfo, len(infos))
+	for i := range infos {
+		of[infos[i].TID] = &infos[i]
+	}
+	return inParallel(ctx, len(exams), func(i int) error { return exams[i].traced(of) })
+}
+
+// traced looks at what was read of the threads of one process.
+func (x *examination) traced(of map[int]*sdk.TraceInfo) error {
+	mem := -1
+	defer func() { unix.Close(mem) }()
+	for i, th := range x.proc.Threads {
+		info := of[th.TID]
+		if info == nil {
+			continue
 		}
-		t.process.seccomp(t.index, infos[i].SeccompFilters)
-		if infos[i].Rseq == nil {
-			return nil
+		x.seccomp(i, info.SeccompFilters)
+		if info.Rseq == nil {
+			continue
 		}
-		inside, err := inCriticalSection(t.process.proc.PID, infos[i].Rseq, infos[i].InstructionPointer)
+		if mem < 0 {
+			var err error
+			if mem, err = unix.Open(fmt.Sprintf("/proc/%d/mem", x.proc.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+				return fmt.Errorf("open memory of task %d: %w", x.proc.ID, err)
+			}
+		}
+		inside, err := inCriticalSection(mem, info.Rseq, info.InstructionPointer)
 		if err != nil {
-			return fmt.Errorf("check rseq of thread %d: %w", infos[i].TID, err)
+			return fmt.Errorf("check rseq of thread %d: %w", info.TID, err)
 		}
 		if inside {
-			t.process.block(t.index, "restartable sequence", "the thread is within one", "try again")
+			x.block(i, "restartable sequence", "the thread is within one", "try again")
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // inCriticalSection reads the area that is registered with rseq(2) and the
@@ -207,14 +221,9 @@ func checkTraced(ctx context.Context, host sdk.Host, exams []*examination) error
 //	struct rseq:     8 rseq_cs (pointer)
 //	struct rseq_cs:  0 version  4 flags  8 start_ip  16 post_commit_offset
 //
-// It reads through /proc/PID/mem: process_vm_readv(2) would copy pages that
-// parent and child still share.
-func inCriticalSection(pid int, r *sdk.Rseq, ip uint64) (bool, error) {
-	mem, err := unix.Open(fmt.Sprintf("/proc/%d/mem", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false, fmt.Errorf("open memory: %w", err)
-	}
-	defer unix.Close(mem)
+// It reads through /proc/PID/mem, open as mem: process_vm_readv(2) would copy
+// pages that parent and child still share.
+func inCriticalSection(mem int, r *sdk.Rseq, ip uint64) (bool, error) {
 	var area [16]byte
 	var cs [24]byte
 	// What is not mapped is the kernel's to punish.
