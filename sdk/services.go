@@ -154,7 +154,10 @@ func (s *services) RunTapes(ctx context.Context, runs []tape.Run) ([]tape.Outcom
 func tapeBatch(runs []tape.Run) (*pb.RunTapes, int) {
 	m, size := &pb.RunTapes{}, 0
 	for i := range runs {
-		r := tapeToWire(&runs[i])
+		r := &pb.TapeRun{Tid: int32(runs[i].TID)}
+		if r.Same = i > 0 && runs[i].Tape != nil && runs[i].Tape == runs[i-1].Tape; !r.Same {
+			r = tapeToWire(&runs[i])
+		}
 		size += len(r.Calls) + len(r.Data)
 		if i > 0 && size > maxTapeBatch {
 			break

@@ -18,7 +18,7 @@ import (
 const (
 	codeSize    = pageSize
 	mainSlice   = 256 << 10
-	threadSlice = 32 << 10
+	threadSlice = 8 << 10
 )
 
 // region is memory that a live process shares with the host while it is
@@ -53,7 +53,7 @@ func mapRegions(ctx context.Context, regions []*region) error {
 	for i, r := range regions {
 		calls[i] = &liveCall{t: r.caller, way: r.way, nr: unix.SYS_MMAP, args: [6]uint64{
 			0, uint64(r.size()), unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC,
-			unix.MAP_SHARED | unix.MAP_ANONYMOUS, ^uint64(0), 0,
+			unix.MAP_SHARED | unix.MAP_ANONYMOUS | unix.MAP_POPULATE, ^uint64(0), 0,
 		}}
 	}
 	callAll(ctx, calls)
@@ -99,7 +99,7 @@ func openRegion(tid HostPID, addr uint64, size int) ([]byte, error) {
 		}
 	}
 	defer f.Close()
-	mem, err := unix.Mmap(int(f.Fd()), off, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mem, err := unix.Mmap(int(f.Fd()), off, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, fmt.Errorf("map tape region here: %w", err)
 	}

@@ -29,20 +29,20 @@ func fixedAction(sig int) bool {
 }
 
 // askActions asks the signal actions of a process.
-func askActions(q *inquiry, p *taskpb.Process) {
+func askActions(q *inquiry) {
 	for sig := 1; sig <= nsig; sig++ {
 		if fixedAction(sig) {
 			continue
 		}
 		ref := q.Buffer(sigactionSize)
 		q.Call(unix.SYS_RT_SIGACTION, tape.Imm(sig), tape.Imm(0), ref.Arg(), tape.Imm(sigsetSize))
-		q.then(func(o *tape.Outcome) error {
+		q.then(func(of *asked, o *tape.Outcome) error {
 			b, err := returned(o, ref)
 			if err != nil {
 				return err
 			}
 			if a := decodeAction(sig, b); a.Handler|a.Flags|a.Mask != 0 {
-				p.Actions = append(p.Actions, a)
+				of.process.Actions = append(of.process.Actions, a)
 			}
 			return nil
 		})

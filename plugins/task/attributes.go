@@ -35,29 +35,29 @@ const membarrierGetRegistrations = 512
 const ioFlusherFlags = 0x180000
 
 // askProcessAttributes asks for the switches of a whole process.
-func askProcessAttributes(q *inquiry, p *taskpb.Process) {
-	q.prctl(unix.PR_GET_DUMPABLE, nil, func(v uint64) { p.Dumpable = uint32(v) })
-	q.prctlAt(unix.PR_GET_CHILD_SUBREAPER, 4, func(v uint64) { p.ChildSubreaper = v != 0 })
-	q.prctl(unix.PR_GET_THP_DISABLE, nil, func(v uint64) { p.ThpDisable = uint32(v) })
-	q.prctl(unix.PR_GET_MDWE, nil, func(v uint64) { p.Mdwe = uint32(v) })
+func askProcessAttributes(q *inquiry) {
+	q.prctl(unix.PR_GET_DUMPABLE, nil, func(of *asked, v uint64) { of.process.Dumpable = uint32(v) })
+	q.prctlAt(unix.PR_GET_CHILD_SUBREAPER, 4, func(of *asked, v uint64) { of.process.ChildSubreaper = v != 0 })
+	q.prctl(unix.PR_GET_THP_DISABLE, nil, func(of *asked, v uint64) { of.process.ThpDisable = uint32(v) })
+	q.prctl(unix.PR_GET_MDWE, nil, func(of *asked, v uint64) { of.process.Mdwe = uint32(v) })
 	r := q.Try(unix.SYS_MEMBARRIER, tape.Imm(membarrierGetRegistrations))
-	q.then(func(o *tape.Outcome) error {
+	q.then(func(of *asked, o *tape.Outcome) error {
 		if v, err := o.Value(r); err == nil {
-			p.Membarrier = v
+			of.process.Membarrier = v
 		}
 		return nil
 	})
 }
 
 // askName asks for the name of a thread.
-func askName(q *inquiry, t *taskpb.Thread) {
+func askName(q *inquiry) {
 	ref := q.Buffer(commSize)
 	q.Call(unix.SYS_PRCTL, tape.Imm(unix.PR_GET_NAME), ref.Arg())
-	q.then(func(o *tape.Outcome) error {
+	q.then(func(of *asked, o *tape.Outcome) error {
 		b, err := returned(o, ref)
 		if err == nil {
 			name, _, _ := bytes.Cut(b, []byte{0})
-			t.Comm = bytes.Clone(name)
+			of.thread.Comm = bytes.Clone(name)
 		}
 		return err
 	})
@@ -74,19 +74,18 @@ func setName(s *script, t *taskpb.Thread) error {
 }
 
 // askThreadAttributes asks for the switches of a thread.
-func askThreadAttributes(q *inquiry, t *taskpb.Thread) {
+func askThreadAttributes(q *inquiry) {
 	personality := q.Call(unix.SYS_PERSONALITY, tape.Imm(personalityAsk))
-	q.then(func(o *tape.Outcome) error {
+	q.then(func(of *asked, o *tape.Outcome) error {
 		v, err := o.Value(personality)
-		t.Personality = uint32(v)
+		of.thread.Personality = uint32(v)
 		return err
 	})
-	q.prctlAt(unix.PR_GET_PDEATHSIG, 4, func(v uint64) { t.ParentDeathSignal = uint32(v) })
-	q.prctlAt(unix.PR_GET_TSC, 4, func(v uint64) { t.Tsc = uint32(v) })
-	t.MceKill = mceKillDefault
-	q.prctl(unix.PR_MCE_KILL_GET, nil, func(v uint64) { t.MceKill = uint32(v) })
-	q.prctl(unix.PR_GET_IO_FLUSHER, nil, func(v uint64) { t.IoFlusher = v != 0 })
-	askCPUID(q, t)
+	q.prctlAt(unix.PR_GET_PDEATHSIG, 4, func(of *asked, v uint64) { of.thread.ParentDeathSignal = uint32(v) })
+	q.prctlAt(unix.PR_GET_TSC, 4, func(of *asked, v uint64) { of.thread.Tsc = uint32(v) })
+	q.prctl(unix.PR_MCE_KILL_GET, nil, func(of *asked, v uint64) { of.thread.MceKill = uint32(v) })
+	q.prctl(unix.PR_GET_IO_FLUSHER, nil, func(of *asked, v uint64) { of.thread.IoFlusher = v != 0 })
+	askCPUID(q)
 }
 
 // setProcessAttributes sets the switches of a process that take nothing away

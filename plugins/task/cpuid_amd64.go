@@ -14,11 +14,11 @@ const (
 )
 
 // askCPUID asks whether the cpuid instruction faults.
-func askCPUID(q *inquiry, t *taskpb.Thread) {
+func askCPUID(q *inquiry) {
 	r := q.Try(unix.SYS_ARCH_PRCTL, tape.Imm(archGetCPUID))
-	q.then(func(o *tape.Outcome) error {
+	q.then(func(of *asked, o *tape.Outcome) error {
 		v, err := o.Value(r)
-		t.CpuidFaults = err == nil && v == 0
+		of.thread.CpuidFaults = err == nil && v == 0
 		return nil
 	})
 }

@@ -33,8 +33,8 @@ func credentialsOf(st *procfs.TaskStatus) *taskpb.Credentials {
 }
 
 // askSecurebits asks for the securebits, of which keepcaps is one.
-func askSecurebits(q *inquiry, c *taskpb.Credentials) {
-	q.prctl(unix.PR_GET_SECUREBITS, nil, func(v uint64) { c.Securebits = uint32(v) })
+func askSecurebits(q *inquiry) {
+	q.prctl(unix.PR_GET_SECUREBITS, nil, func(of *asked, v uint64) { of.thread.Credentials.Securebits = uint32(v) })
 }
 
 // validCredentials checks what the record must have for setCredentials.

@@ -31,7 +31,6 @@ type processDump struct {
 type threadDump struct {
 	sdk.Thread
 	rec     *taskpb.Thread
-	ask     inquiry
 	status  *procfs.TaskStatus // nil: not read yet
 	pending uint64
 }
@@ -231,45 +230,56 @@ func (d *processDump) traced(t *threadDump, info *sdk.TraceInfo, first bool) (er
 
 // askTasks asks every thread, all at the same time.
 func askTasks(ctx context.Context, host sdk.Host, m *machine, processes []*processDump) error {
+	leader, member := &inquiry{}, &inquiry{}
+	askProcess(leader)
+	askThread(leader, m)
+	askThread(member, m)
 	var runs []tape.Run
-	var asked []*threadDump
+	var inquiries []*inquiry
+	var answers []asked
 	for _, d := range processes {
 		for i, t := range d.threads {
+			ask := member
 			if i == 0 {
-				askProcess(&t.ask, d.rec)
+				ask = leader
 			}
-			askThread(&t.ask, m, t.rec)
-			runs = append(runs, tape.Run{TID: t.TID, Tape: &t.ask.Tape})
-			asked = append(asked, t)
+			if timers := d.rec.PosixTimers; i == 0 && len(timers) > 0 {
+				ask = &inquiry{}
+				askPosixTimers(ask, timers)
+				askProcess(ask)
+				askThread(ask, m)
+			}
+			t.rec.MceKill = mceKillDefault // where the kernel does not tell
+			runs, inquiries = append(runs, tape.Run{TID: t.TID, Tape: &ask.Tape}), append(inquiries, ask)
+			answers = append(answers, asked{d.rec, t.rec})
 		}
 	}
 	outcomes, err := runTapes(ctx, host, runs)
 	if err != nil {
 		return err
 	}
-	for i, t := range asked {
-		if err := t.ask.answer(t.ID, &outcomes[i]); err != nil {
-			return err
+	for i := range runs {
+		if err := inquiries[i].answer(&answers[i], &outcomes[i]); err != nil {
+			return fmt.Errorf("ask task %d: %w", answers[i].thread.Id, err)
 		}
 	}
 	return nil
 }
 
-func askProcess(q *inquiry, p *taskpb.Process) {
-	askActions(q, p)
-	askIntervalTimers(q, p)
-	askPosixTimers(q, p.PosixTimers)
-	askProcessAttributes(q, p)
+func askProcess(q *inquiry) {
+	askActions(q)
+	askIntervalTimers(q)
+	askProcessAttributes(q)
 }
 
-func askThread(q *inquiry, m *machine, t *taskpb.Thread) {
-	askName(q, t)
-	askAddresses(q, t)
-	askSecurebits(q, t.Credentials)
-	askTimerSlack(q, t.Scheduling)
-	askThreadAttributes(q, t)
-	askSpeculation(q, m, t)
-	askMemoryPolicy(q, t)
+func askThread(q *inquiry, m *machine) {
+	askName(q)
+	askAddresses(q)
+	askSecurebits(q)
+	askTimerSlack(q)
+	askThreadAttributes(q)
+	askSpeculation(q, m)
+	askMemoryPolicy(q)
 }
 
 // runTapes runs tapes, if there are any, and checks the number of outcomes.

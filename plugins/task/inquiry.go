@@ -6,28 +6,36 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/tape"
 )
 
 // inquiry is a tape that only reads, with what to do with the answers. Answers
-// are looked at in the order in which they were asked for.
+// are looked at in the order in which they were asked for. One inquiry asks any
+// number of threads.
 type inquiry struct {
 	tape.Tape
-	answers []func(*tape.Outcome) error
+	answers []func(*asked, *tape.Outcome) error
+}
+
+// asked is where the answers of a thread go.
+type asked struct {
+	process *taskpb.Process
+	thread  *taskpb.Thread
 }
 
 // then adds what to do with the outcome.
-func (q *inquiry) then(f func(*tape.Outcome) error) { q.answers = append(q.answers, f) }
+func (q *inquiry) then(f func(*asked, *tape.Outcome) error) { q.answers = append(q.answers, f) }
 
 // answer hands the outcome to everything that asked.
-func (q *inquiry) answer(task sdk.TaskID, o *tape.Outcome) error {
+func (q *inquiry) answer(of *asked, o *tape.Outcome) error {
 	if o.Err != nil {
-		return fmt.Errorf("ask task %d: %w", task, o.Err)
+		return o.Err
 	}
 	for _, f := range q.answers {
-		if err := f(o); err != nil {
-			return fmt.Errorf("ask task %d: %w", task, err)
+		if err := f(of, o); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -35,11 +43,11 @@ func (q *inquiry) answer(task sdk.TaskID, o *tape.Outcome) error {
 
 // prctl asks an option of prctl(2) whose answer is the return value. The
 // answer is left alone where the kernel does not know the option.
-func (q *inquiry) prctl(option int, args []tape.Arg, set func(uint64)) {
+func (q *inquiry) prctl(option int, args []tape.Arg, set func(*asked, uint64)) {
 	r := q.Try(unix.SYS_PRCTL, append([]tape.Arg{tape.Imm(option)}, args...)...)
-	q.then(func(o *tape.Outcome) error {
+	q.then(func(of *asked, o *tape.Outcome) error {
 		if v, err := o.Value(r); err == nil {
-			set(v)
+			set(of, v)
 		}
 		return nil
 	})
@@ -48,10 +56,10 @@ func (q *inquiry) prctl(option int, args []tape.Arg, set func(uint64)) {
 // prctlAt asks an option of prctl(2) that stores its answer of size bytes
 // where the second argument points to. The answer is left alone where the
 // kernel does not know the option.
-func (q *inquiry) prctlAt(option, size int, set func(uint64)) {
+func (q *inquiry) prctlAt(option, size int, set func(*asked, uint64)) {
 	ref := q.Buffer(8)
 	r := q.Try(unix.SYS_PRCTL, tape.Imm(option), ref.Arg())
-	q.then(func(o *tape.Outcome) error {
+	q.then(func(of *asked, o *tape.Outcome) error {
 		if _, err := o.Value(r); err != nil {
 			return nil
 		}
@@ -60,9 +68,9 @@ func (q *inquiry) prctlAt(option, size int, set func(uint64)) {
 			return err
 		}
 		if size == 4 {
-			set(uint64(binary.LittleEndian.Uint32(b)))
+			set(of, uint64(binary.LittleEndian.Uint32(b)))
 		} else {
-			set(binary.LittleEndian.Uint64(b))
+			set(of, binary.LittleEndian.Uint64(b))
 		}
 		return nil
 	})

@@ -19,17 +19,17 @@ const itimervalSize = 32
 var intervalTimers = []string{"ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"}
 
 // askIntervalTimers asks for the timers of setitimer(2).
-func askIntervalTimers(q *inquiry, p *taskpb.Process) {
+func askIntervalTimers(q *inquiry) {
 	for which := range intervalTimers {
 		ref := q.Buffer(itimervalSize)
 		q.Call(unix.SYS_GETITIMER, tape.Imm(which), ref.Arg())
-		q.then(func(o *tape.Outcome) error {
+		q.then(func(of *asked, o *tape.Outcome) error {
 			b, err := returned(o, ref)
 			if err != nil {
 				return err
 			}
 			if t := decodeIntervalTimer(which, b); t != nil {
-				p.IntervalTimers = append(p.IntervalTimers, t)
+				of.process.IntervalTimers = append(of.process.IntervalTimers, t)
 			}
 			return nil
 		})

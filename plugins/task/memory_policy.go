@@ -14,10 +14,10 @@ import (
 const maxNodes = 1024
 
 // askMemoryPolicy asks for the NUMA policy of a thread's future pages.
-func askMemoryPolicy(q *inquiry, t *taskpb.Thread) {
+func askMemoryPolicy(q *inquiry) {
 	mode, nodes := q.Buffer(4), q.Buffer(maxNodes/8)
 	r := q.Try(unix.SYS_GET_MEMPOLICY, mode.Arg(), nodes.Arg(), tape.Imm(maxNodes))
-	q.then(func(o *tape.Outcome) error {
+	q.then(func(of *asked, o *tape.Outcome) error {
 		if _, err := o.Value(r); err != nil {
 			return nil // no NUMA
 		}
@@ -30,7 +30,7 @@ func askMemoryPolicy(q *inquiry, t *taskpb.Thread) {
 			return err
 		}
 		if v := binary.LittleEndian.Uint32(m); v != 0 {
-			t.MemoryPolicy = &taskpb.MemoryPolicy{Mode: v, Nodes: bytes.Clone(bytes.TrimRight(mask, "\x00"))}
+			of.thread.MemoryPolicy = &taskpb.MemoryPolicy{Mode: v, Nodes: bytes.Clone(bytes.TrimRight(mask, "\x00"))}
 		}
 		return nil
 	})

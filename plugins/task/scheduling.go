@@ -109,8 +109,8 @@ func covers(mask, set []byte) bool {
 }
 
 // askTimerSlack asks for the slack of a thread's timers.
-func askTimerSlack(q *inquiry, s *taskpb.Scheduling) {
-	q.prctl(unix.PR_GET_TIMERSLACK, nil, func(v uint64) { s.TimerSlackNs = v })
+func askTimerSlack(q *inquiry) {
+	q.prctl(unix.PR_GET_TIMERSLACK, nil, func(of *asked, v uint64) { of.thread.Scheduling.TimerSlackNs = v })
 }
 
 // setCPUs sets where a thread runs, and the slack of its timers, which the kernel

@@ -33,11 +33,11 @@ func readSpeculation() (controls []specControl) {
 }
 
 // askSpeculation asks which controls a thread has changed.
-func askSpeculation(q *inquiry, m *machine, t *taskpb.Thread) {
+func askSpeculation(q *inquiry, m *machine) {
 	for _, c := range m.speculation {
-		q.prctl(unix.PR_GET_SPECULATION_CTRL, []tape.Arg{tape.Imm(c.which)}, func(v uint64) {
+		q.prctl(unix.PR_GET_SPECULATION_CTRL, []tape.Arg{tape.Imm(c.which)}, func(of *asked, v uint64) {
 			if control := uint32(v); control&specPrctl != 0 && control&c.changed != 0 {
-				t.Speculation = append(t.Speculation, &taskpb.Speculation{Which: c.which, Control: control &^ specPrctl})
+				of.thread.Speculation = append(of.thread.Speculation, &taskpb.Speculation{Which: c.which, Control: control &^ specPrctl})
 			}
 		})
 	}

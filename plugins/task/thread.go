@@ -29,17 +29,17 @@ const robustListSize = 24
 
 // askAddresses asks for the addresses that the kernel keeps of a thread. The
 // alternate stack does not look used: the tape runs on a stack of its own.
-func askAddresses(q *inquiry, t *taskpb.Thread) {
+func askAddresses(q *inquiry) {
 	ref := q.Buffer(stackSize)
 	q.Call(unix.SYS_SIGALTSTACK, tape.Imm(0), ref.Arg())
-	q.then(func(o *tape.Outcome) error {
+	q.then(func(of *asked, o *tape.Outcome) error {
 		b, err := returned(o, ref)
 		if err == nil {
-			t.SignalStack = decodeStack(b)
+			of.thread.SignalStack = decodeStack(b)
 		}
 		return err
 	})
-	q.prctlAt(unix.PR_GET_TID_ADDRESS, 8, func(v uint64) { t.ClearChildTid = v })
+	q.prctlAt(unix.PR_GET_TID_ADDRESS, 8, func(of *asked, v uint64) { of.thread.ClearChildTid = v })
 }
 
 func decodeStack(b []byte) *taskpb.SignalStack {

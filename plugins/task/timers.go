@@ -59,7 +59,7 @@ func askPosixTimers(q *inquiry, timers []*taskpb.PosixTimer) {
 		ref := q.Buffer(itimerspecSize)
 		q.Call(unix.SYS_TIMER_GETTIME, tape.Imm(t.Id), ref.Arg())
 		overrun := q.Try(unix.SYS_TIMER_GETOVERRUN, tape.Imm(t.Id))
-		q.then(func(o *tape.Outcome) error {
+		q.then(func(_ *asked, o *tape.Outcome) error {
 			b, err := returned(o, ref)
 			if err != nil {
 				return err

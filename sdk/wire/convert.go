@@ -114,9 +114,13 @@ func providedFromWire(ms []*pb.Provided) ([]Provided, error) {
 
 func tapesFromWire(m *pb.RunTapes) ([]tape.Run, error) {
 	out := make([]tape.Run, 0, len(m.GetRuns()))
-	for _, r := range m.GetRuns() {
-		if r.GetTid() <= 0 {
+	for i, r := range m.GetRuns() {
+		if r.GetTid() <= 0 || i == 0 && r.GetSame() {
 			return nil, fmt.Errorf("tape for task %d: %w", r.GetTid(), sdk.ErrCorrupt)
+		}
+		if r.GetSame() {
+			out = append(out, tape.Run{TID: int(r.GetTid()), Tape: out[i-1].Tape})
+			continue
 		}
 		calls, err := tapecall.Unpack(r.GetCalls(), len(r.GetData()))
 		if err != nil {

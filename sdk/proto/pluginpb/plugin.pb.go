@@ -2331,8 +2331,11 @@ type TapeRun struct {
 	// Calls are packed, 64 bytes each (docs/plugin-protocol.md): number u32,
 	// flags u32 (bit 0: an error is allowed; bits 8+2i and 9+2i: kind of
 	// argument i), six arguments u64, 8 zero bytes. Little endian.
-	Calls         []byte `protobuf:"bytes,2,opt,name=calls,proto3" json:"calls,omitempty"`
-	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	Calls []byte `protobuf:"bytes,2,opt,name=calls,proto3" json:"calls,omitempty"`
+	Data  []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// Calls and data are those of the run before, and not repeated. Not for the
+	// first of a message.
+	Same          bool `protobuf:"varint,4,opt,name=same,proto3" json:"same,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2386,6 +2389,13 @@ func (x *TapeRun) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *TapeRun) GetSame() bool {
+	if x != nil {
+		return x.Same
+	}
+	return false
 }
 
 type TapeOutcomes struct {
@@ -3429,11 +3439,12 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x06traces\x18\x04 \x01(\v2\x1a.firn.plugin.v1.TraceInfosR\x06traces\x12.\n" +
 	"\x06copies\x18\x05 \x01(\v2\x16.firn.plugin.v1.CopiesR\x06copies\"7\n" +
 	"\bRunTapes\x12+\n" +
-	"\x04runs\x18\x01 \x03(\v2\x17.firn.plugin.v1.TapeRunR\x04runs\"E\n" +
+	"\x04runs\x18\x01 \x03(\v2\x17.firn.plugin.v1.TapeRunR\x04runs\"Y\n" +
 	"\aTapeRun\x12\x10\n" +
 	"\x03tid\x18\x01 \x01(\x05R\x03tid\x12\x14\n" +
 	"\x05calls\x18\x02 \x01(\fR\x05calls\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\"G\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x12\n" +
+	"\x04same\x18\x04 \x01(\bR\x04same\"G\n" +
 	"\fTapeOutcomes\x127\n" +
 	"\boutcomes\x18\x01 \x03(\v2\x1b.firn.plugin.v1.TapeOutcomeR\boutcomes\"l\n" +
 	"\vTapeOutcome\x12\x1c\n" +
