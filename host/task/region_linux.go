@@ -14,11 +14,15 @@ import (
 )
 
 // Sizes of the parts of a region. The main thread's slice carries what concerns
-// the whole process.
+// the whole process; those of others have room for the frame that leads back, and
+// threadRoom bytes of tape. From manyThreads on all pages are made at once: that
+// takes a fraction of the faults, of which there would be several per thread.
 const (
-	codeSize    = pageSize
-	mainSlice   = 256 << 10
-	threadSlice = 8 << 10
+	codeSize   = pageSize
+	mainSlice  = 256 << 10
+	threadRoom = 12 << 10
+
+	manyThreads = 16
 )
 
 // region is memory that a live process shares with the host while it is
@@ -28,6 +32,8 @@ type region struct {
 	addr uint64
 	mem  []byte
 	way  *wayBack
+	// threadSlice is the size of a slice that is not the main thread's.
+	threadSlice int
 	// caller is the thread that maps and unmaps.
 	caller *target
 }
@@ -39,11 +45,23 @@ func newRegion(p *Process, caller *target) (*region, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &region{proc: p, way: w, caller: caller}, nil
+	r := &region{proc: p, way: w, caller: caller}
+	for _, th := range p.Threads {
+		r.threadSlice = max(r.threadSlice, (arch.EntriesOffset(len(th.XState))+threadRoom+pageSize-1)&^(pageSize-1))
+	}
+	return r, nil
 }
 
 // size is that of the region in bytes.
-func (r *region) size() int { return codeSize + mainSlice + (len(r.proc.Threads)-1)*threadSlice }
+func (r *region) size() int { return codeSize + mainSlice + (len(r.proc.Threads)-1)*r.threadSlice }
+
+// populate is the flag of mmap(2) that makes all pages at once, or 0.
+func (r *region) populate() int {
+	if len(r.proc.Threads) < manyThreads {
+		return 0
+	}
+	return unix.MAP_POPULATE
+}
 
 // mapRegions has the processes map shared memory. They keep no descriptor of
 // it. It runs on the tracing thread; a region that could not be mapped has no
@@ -53,7 +71,7 @@ func mapRegions(ctx context.Context, regions []*region) error {
 	for i, r := range regions {
 		calls[i] = &liveCall{t: r.caller, way: r.way, nr: unix.SYS_MMAP, args: [6]uint64{
 			0, uint64(r.size()), unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC,
-			unix.MAP_SHARED | unix.MAP_ANONYMOUS | unix.MAP_POPULATE, ^uint64(0), 0,
+			unix.MAP_SHARED | unix.MAP_ANONYMOUS | uint64(r.populate()), ^uint64(0), 0,
 		}}
 	}
 	callAll(ctx, calls)
@@ -73,7 +91,7 @@ func mapRegions(ctx context.Context, regions []*region) error {
 // open maps the pages of a region here and puts the interpreter into it. It
 // needs no tracer.
 func (r *region) open() (err error) {
-	if r.mem, err = openRegion(r.caller.tid, r.addr, r.size()); err != nil {
+	if r.mem, err = openRegion(r.caller.tid, r.addr, r.size(), r.populate()); err != nil {
 		return err
 	}
 	copy(r.mem, arch.TapeCode())
@@ -82,7 +100,7 @@ func (r *region) open() (err error) {
 
 // openRegion maps the pages of another process's shared mapping
 // (/proc/PID/map_files, needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN).
-func openRegion(tid HostPID, addr uint64, size int) ([]byte, error) {
+func openRegion(tid HostPID, addr uint64, size, flags int) ([]byte, error) {
 	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/map_files/%x-%x", tid, addr, addr+uint64(size)), os.O_RDWR, 0)
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN needed: %w: %w", sdk.ErrNotPermitted, err)
@@ -99,7 +117,7 @@ func openRegion(tid HostPID, addr uint64, size int) ([]byte, error) {
 		}
 	}
 	defer f.Close()
-	mem, err := unix.Mmap(int(f.Fd()), off, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	mem, err := unix.Mmap(int(f.Fd()), off, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|flags)
 	if err != nil {
 		return nil, fmt.Errorf("map tape region here: %w", err)
 	}
@@ -124,7 +142,7 @@ func openMerged(tid HostPID, addr uint64, size int) (*os.File, int64, error) {
 func (r *region) slice(n int) Slice {
 	from, size := codeSize, mainSlice
 	if n > 0 {
-		from, size = codeSize+mainSlice+(n-1)*threadSlice, threadSlice
+		from, size = codeSize+mainSlice+(n-1)*r.threadSlice, r.threadSlice
 	}
 	return Slice{Addr: r.addr + uint64(from), Mem: r.mem[from : from+size : from+size], Code: r.addr}
 }

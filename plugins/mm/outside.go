@@ -35,7 +35,7 @@ func outsiders(ctx context.Context, tr *sdk.Tree, spaces []*space) (map[objectKe
 	var mu sync.Mutex
 	found := map[objectKey]int{}
 	err = forEach(ctx, len(pids), func(_, i int) error {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pids[i]))
+		b, err := procfs.Read(pids[i], "maps")
 		if err != nil {
 			return nil //nolint:nilerr // it has ended
 		}

@@ -24,7 +24,9 @@ const (
 	// MaxEntries is the largest number of calls in one tape; the host splits
 	// long tapes, so this bounds memory only.
 	MaxEntries = 1 << 16
-	// MaxData is the largest data area of one tape in bytes.
+	// MaxData is the largest data area of one tape in bytes. In a checkpoint there
+	// is room for 240 KiB in the main thread of a process, and for 11 KiB in other
+	// threads; a tape with more fails with sdk.ErrUnsupported.
 	MaxData = 8 << 20
 )
 
