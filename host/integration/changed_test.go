@@ -108,3 +108,44 @@ func TestChangedFiles(t *testing.T) {
 	}
 	s.unharmed()
 }
+
+// TestFileDigest: a file that is known by its content may be another one with the
+// same, and may not be the same one with another.
+func TestFileDigest(t *testing.T) {
+	s := startC(t, "carried")
+	data := s.Path("data")
+	c := s.checkpoint("--file-digest", s.Dir+"/", "--file-digest", "/nothing/")
+	if len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "--file-digest /nothing/: no such file is open") {
+		t.Errorf("notes %q", c.Notes)
+	}
+	content, err := os.ReadFile(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Another content under the old inode, size and time.
+	if err := os.WriteFile(data, []byte(strings.ToUpper(string(content))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(data, st.ModTime(), st.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	res := run(t, firn(t), "restore", "-d", s.image, "--changed-files", "append")
+	if res.Status != harness.StatusFailed || !strings.Contains(res.Stderr, data+": has another content than at the checkpoint") {
+		t.Fatalf("want status 1: %s", res)
+	}
+	// The old content in another file, of another time.
+	if err := os.Remove(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(data, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.restore("--changed-files", "refuse"); len(r.Notes) > 0 {
+		t.Errorf("notes %q", r.Notes)
+	}
+	s.unharmed()
+}

@@ -45,11 +45,11 @@ func (s *survey) carries(name string) bool {
 	return slices.ContainsFunc(s.sess.OptionList(carryOption), func(p string) bool { return matchPath(p, name) })
 }
 
-// noteCarryUnused tells of what was to be carried but is not open.
-func (s *survey) noteCarryUnused() {
-	for _, pattern := range s.sess.OptionList(carryOption) {
+// noteUnused tells of patterns of an option that mean no open file.
+func (s *survey) noteUnused(option string) {
+	for _, pattern := range s.sess.OptionList(option) {
 		if !slices.ContainsFunc(s.items, func(it item) bool { return it.file() != nil && matchPath(pattern, it.file().Link) }) {
-			s.report.Note(&sdk.Resource{Task: s.sess.Tree.Root}, fmt.Sprintf("--%s %s: no such file is open", carryOption, pattern))
+			s.report.Note(&sdk.Resource{Task: s.sess.Tree.Root}, fmt.Sprintf("--%s %s: no such file is open", option, pattern))
 		}
 	}
 }

@@ -30,6 +30,9 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 	if err := s.dumpTerminals(ctx, req.Records); err != nil {
 		return err
 	}
+	if err := s.digestFiles(ctx); err != nil {
+		return err
+	}
 	for i := range s.items {
 		it := &s.items[i]
 		if it.msg == nil {

@@ -16,7 +16,8 @@ import (
 const changedOption = "changed-files"
 
 // policy is what a restore does about a regular file that has changed. How it
-// has changed is told by inode, size and time of modification, not by content.
+// has changed is told by inode, size and time of modification, or by its content
+// where the checkpoint took a digest of it.
 type policy string
 
 const (
@@ -87,17 +88,18 @@ func matchPath(pattern, name string) bool {
 // A different file with the same size and time is the same for every policy: a
 // copy on another machine that keeps times looks like that.
 func (p policy) compare(path string, was, is *filespb.Identity) (level sdk.Level, text, help string) {
+	if len(was.GetDigest()) > 0 {
+		return p.compareContent(path, was, is)
+	}
 	if is.Size == was.GetSize() && is.Mtime == was.GetMtime() {
 		return sdk.LevelOK, "", ""
 	}
-	sameFile := is.Ino == was.GetIno() &&
-		(is.Dev == was.GetDev() || is.Btime != 0 && is.Btime == was.GetBtime())
 	var least policy // the strictest one that accepts the change
 	switch {
 	case is.Size < was.GetSize():
 		least, text = acceptAny, fmt.Sprintf("%s: has %d bytes, had %d", path, is.Size, was.GetSize())
 		help = "put back the file of the checkpoint"
-	case !sameFile:
+	case !sameFile(was, is):
 		least, text = acceptAny, fmt.Sprintf("%s: is another file than at the checkpoint (inode %d, was %d; modified %s, was %s)",
 			path, is.Ino, was.GetIno(), stamp(is.Mtime), stamp(was.GetMtime()))
 		help = "put back the file of the checkpoint, or a copy that keeps its times (cp -p)"
@@ -106,6 +108,16 @@ func (p policy) compare(path string, was, is *filespb.Identity) (level sdk.Level
 	default:
 		least, text = acceptSame, fmt.Sprintf("%s: was modified at %s", path, stamp(is.Mtime))
 	}
+	return p.judge(path, least, text, help)
+}
+
+// sameFile tells whether two files are one, by what identifies it on this machine.
+func sameFile(was, is *filespb.Identity) bool {
+	return is.GetIno() == was.GetIno() && (is.GetDev() == was.GetDev() || is.GetBtime() != 0 && is.GetBtime() == was.GetBtime())
+}
+
+// judge says what a change means that least, and more lenient ones, accept.
+func (p policy) judge(path string, least policy, text, help string) (sdk.Level, string, string) {
 	if p.accepts(least) {
 		return sdk.LevelNote, text, ""
 	}

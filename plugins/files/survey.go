@@ -78,7 +78,8 @@ func newSurvey(ctx context.Context, sess *sdk.Session, known *outsiders, frozen 
 		s.close()
 		return nil, err
 	}
-	s.noteCarryUnused()
+	s.noteUnused(carryOption)
+	s.noteUnused(digestOption)
 	s.noteExternalUnused()
 	return s, nil
 }

@@ -157,13 +157,15 @@ func (x *Owner) GetEuid() uint32 {
 
 // Identity tells whether the file behind a path is still the same one.
 type Identity struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Dev           uint64                 `protobuf:"varint,1,opt,name=dev,proto3" json:"dev,omitempty"` // as makedev(3)
-	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
-	Mode          uint32                 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
-	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
-	Mtime         int64                  `protobuf:"varint,5,opt,name=mtime,proto3" json:"mtime,omitempty"` // nanoseconds since 1970
-	Btime         int64                  `protobuf:"varint,6,opt,name=btime,proto3" json:"btime,omitempty"` // creation; 0 if the file system has none
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Dev   uint64                 `protobuf:"varint,1,opt,name=dev,proto3" json:"dev,omitempty"` // as makedev(3)
+	Ino   uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	Mode  uint32                 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	Size  int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	Mtime int64                  `protobuf:"varint,5,opt,name=mtime,proto3" json:"mtime,omitempty"` // nanoseconds since 1970
+	Btime int64                  `protobuf:"varint,6,opt,name=btime,proto3" json:"btime,omitempty"` // creation; 0 if the file system has none
+	// SHA-256 of the content of a regular file, size bytes (--file-digest).
+	Digest        []byte `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -238,6 +240,13 @@ func (x *Identity) GetBtime() int64 {
 		return x.Btime
 	}
 	return 0
+}
+
+func (x *Identity) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
 }
 
 // Named is a regular file, a directory, or anything that was opened with
@@ -1464,14 +1473,15 @@ const file_plugins_files_files_proto_rawDesc = "" +
 	"\x04task\x18\x02 \x01(\rR\x04task\x12\x16\n" +
 	"\x06signal\x18\x03 \x01(\x05R\x06signal\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\rR\x03uid\x12\x12\n" +
-	"\x04euid\x18\x05 \x01(\rR\x04euid\"\x82\x01\n" +
+	"\x04euid\x18\x05 \x01(\rR\x04euid\"\x9a\x01\n" +
 	"\bIdentity\x12\x10\n" +
 	"\x03dev\x18\x01 \x01(\x04R\x03dev\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05mtime\x18\x05 \x01(\x03R\x05mtime\x12\x14\n" +
-	"\x05btime\x18\x06 \x01(\x03R\x05btime\"\xc9\x02\n" +
+	"\x05btime\x18\x06 \x01(\x03R\x05btime\x12\x16\n" +
+	"\x06digest\x18\a \x01(\fR\x06digest\"\xc9\x02\n" +
 	"\x05Named\x12<\n" +
 	"\vdescription\x18\x01 \x01(\v2\x1a.firn.files.v1.DescriptionR\vdescription\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x123\n" +
