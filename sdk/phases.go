@@ -36,6 +36,7 @@ type phase struct {
 
 // phases has every phase of the protocol. The order is that of the protocol.
 var phases = []phase{
+	{pb.Phase_PHASE_QUIESCE, is[Quiescer], runQuiesce},
 	{pb.Phase_PHASE_CHECK, is[Checker], runCheck},
 	{pb.Phase_PHASE_PREPARE, is[Preparer], runPrepare},
 	{pb.Phase_PHASE_DUMP, either[Dumper, FileDumper], runDump},
@@ -72,6 +73,10 @@ func either[A, B any](p Plugin) bool { return is[A](p) || is[B](p) }
 func runCheck(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
 	found, err := p.(Checker).Check(ctx, &CheckRequest{Session: r.Session, Frozen: r.req.GetFrozen(), Preview: r.req.GetPreview()})
 	return &pb.RunResponse{Findings: findingsToWire(found)}, err
+}
+
+func runQuiesce(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
+	return &pb.RunResponse{}, p.(Quiescer).Quiesce(ctx, &QuiesceRequest{Session: r.Session})
 }
 
 func runPrepare(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {

@@ -60,6 +60,19 @@ type RecordType struct {
 	Optional bool
 }
 
+// Quiescer asks programs of the tree to come to rest before they are frozen, as
+// only they can do it: to finish a transaction, to take no more writes, to let a
+// child end. The tree runs; what is in it may change by this. It is called before a
+// checkpoint looks for what is in the way, but not for "firn check". An error makes
+// the checkpoint fail, and leaves the tree running.
+//
+// What was asked is undone in [Thawer] if the tree runs on, in [Resumer] after a
+// restore, and in [Aborter] after a failure of anybody, this call's own included. A
+// plugin can be killed at any time: ask for nothing that does not end by itself.
+type Quiescer interface {
+	Quiesce(ctx context.Context, req *QuiesceRequest) error
+}
+
 // Checker reports what would keep the resources from being saved. It has no
 // side effects. It is called before the freeze, and again while the tree is
 // frozen and before anything is written; the answer of the second call counts.

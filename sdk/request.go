@@ -52,6 +52,11 @@ func (s *Session) OptionList(name string) []string {
 // Enabled tells whether a boolean flag was given.
 func (s *Session) Enabled(name string) bool { return s.Options[name] == "true" }
 
+// QuiesceRequest is the argument of [Quiescer].
+type QuiesceRequest struct {
+	*Session
+}
+
 // CheckRequest is the argument of [Checker].
 type CheckRequest struct {
 	*Session

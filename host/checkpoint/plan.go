@@ -19,6 +19,7 @@ import (
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/hbuf"
 	"github.com/firn-cr/firn/sdk/tape"
+	"github.com/firn-cr/firn/sdk/wire"
 )
 
 // plan is what is known of a tree and who takes care of which part.
@@ -52,10 +53,27 @@ func (f *flow) makePlan(ctx context.Context) error {
 	if text := missingRight(); text != "" {
 		return fmt.Errorf("process %d: %s: %w", f.cfg.PID, text, sdk.ErrNotPermitted)
 	}
+	if err := f.quiesce(ctx); err != nil {
+		return err
+	}
 	if err := f.previewCheck(ctx); err != nil {
 		return err
 	}
 	return f.prepare(ctx)
+}
+
+// quiesce has plugins bring programs to rest, which may change what the tree has.
+func (f *flow) quiesce(ctx context.Context) error {
+	if !slices.ContainsFunc(f.plan.owners(), func(p *dispatch.Plugin) bool { return p.Has(wire.PhaseQuiesce) }) {
+		return nil
+	}
+	f.progress("quiesce")
+	err := f.eachOwner(ctx, func(ctx context.Context, p *dispatch.Plugin, r dispatch.Round) error { return p.Quiesce(ctx, r) })
+	if err != nil {
+		return err
+	}
+	f.plan.set, f.plan.procs = nil, nil
+	return f.survey(ctx)
 }
 
 // survey takes stock of the running tree, unless the preview did: the tree goes

@@ -28,6 +28,7 @@ const deadlineSlack = 100 * time.Millisecond
 // deadlines of the phases that are not given in Options. Phases that move
 // memory take as long as it takes: what they do is bounded by --timeout.
 var deadlines = map[wire.Phase]time.Duration{
+	wire.PhaseQuiesce:        10 * time.Second,
 	wire.PhaseDump:           10 * time.Minute,
 	wire.PhaseThawed:         10 * time.Minute,
 	wire.PhaseRestoreObjects: 5 * time.Minute,
@@ -132,6 +133,12 @@ func awaitDeadline(ctx context.Context) {
 	if at, ok := ctx.Deadline(); ok && time.Until(at) < deadlineSlack {
 		<-ctx.Done()
 	}
+}
+
+// Quiesce has the plugin bring programs to rest.
+func (p *Plugin) Quiesce(ctx context.Context, r Round) error {
+	_, err := p.Run(ctx, wire.PhaseQuiesce, r)
+	return err
 }
 
 // Check reports what keeps the resources from being saved.

@@ -110,6 +110,9 @@ func TestWatchpoint(t *testing.T) {
 	onlyAMD64(t)
 	s := startC(t, "watchpoint")
 	s.survives()
+	s.ask("look")
+	s.line("looked")
+	s.ticks(2)
 }
 
 // TestRegisters: every register, x87 to AVX-512, is held across checkpoints.

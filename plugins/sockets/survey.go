@@ -78,7 +78,7 @@ func (p *plugin) newSurvey(ctx context.Context, sess *sdk.Session, frozen bool) 
 	}
 	err := openfile.Each(ctx, len(s.items), func(i int) error {
 		it := &s.items[i]
-		if err := s.examine(it); err != nil {
+		if err := s.examine(it); err != nil && !s.gone(err) {
 			return fmt.Errorf("examine %s of task %d: %w", openfile.Subject(it.res), it.res.Task, err)
 		}
 		return nil
@@ -97,6 +97,12 @@ func (p *plugin) newSurvey(ctx context.Context, sess *sdk.Session, frozen bool) 
 	return s, nil
 }
 
+// gone tells whether an error is that of a socket that was closed while the tree
+// runs, and whose number may be another file's by now.
+func (s *survey) gone(err error) bool {
+	return !s.frozen && (errors.Is(err, unix.EBADF) || errors.Is(err, unix.ESRCH) || errors.Is(err, sdk.ErrChanged))
+}
+
 // examine finds out what one socket is and how it can be carried.
 func (s *survey) examine(it *item) error {
 	f := it.file()
@@ -108,6 +114,13 @@ func (s *survey) examine(it *item) error {
 		return err
 	}
 	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("fstat: %w", err)
+	}
+	if st.Ino != f.Ino {
+		return fmt.Errorf("is another file by now: %w", sdk.ErrChanged)
+	}
 	if foreign, err := s.foreign(fd); err != nil || foreign {
 		if foreign {
 			s.report.Block(it.res, f.Link+": belongs to another network namespace", "")

@@ -10,6 +10,7 @@ type Phase int32
 
 // The phases, in the order of the flows.
 const (
+	PhaseQuiesce           = Phase(pb.Phase_PHASE_QUIESCE)
 	PhaseCheck             = Phase(pb.Phase_PHASE_CHECK)
 	PhasePrepare           = Phase(pb.Phase_PHASE_PREPARE)
 	PhaseDump              = Phase(pb.Phase_PHASE_DUMP)

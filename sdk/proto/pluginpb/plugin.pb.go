@@ -43,6 +43,7 @@ const (
 	Phase_PHASE_RESUMED            Phase = 13
 	Phase_PHASE_ENDED              Phase = 14
 	Phase_PHASE_RESTORE_IDENTITY   Phase = 15
+	Phase_PHASE_QUIESCE            Phase = 16
 )
 
 // Enum value maps for Phase.
@@ -64,6 +65,7 @@ var (
 		13: "PHASE_RESUMED",
 		14: "PHASE_ENDED",
 		15: "PHASE_RESTORE_IDENTITY",
+		16: "PHASE_QUIESCE",
 	}
 	Phase_value = map[string]int32{
 		"PHASE_UNSPECIFIED":        0,
@@ -82,6 +84,7 @@ var (
 		"PHASE_RESUMED":            13,
 		"PHASE_ENDED":              14,
 		"PHASE_RESTORE_IDENTITY":   15,
+		"PHASE_QUIESCE":            16,
 	}
 )
 
@@ -3511,7 +3514,7 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x12\x12\n" +
 	"\x0eCODE_TAPE_CALL\x10\v\"\x0e\n" +
 	"\fCloseRequest\"\x0f\n" +
-	"\rCloseResponse*\xde\x02\n" +
+	"\rCloseResponse*\xf1\x02\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vPHASE_CHECK\x10\x01\x12\x11\n" +
@@ -3531,7 +3534,8 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"PHASE_SEAL\x10\f\x12\x11\n" +
 	"\rPHASE_RESUMED\x10\r\x12\x0f\n" +
 	"\vPHASE_ENDED\x10\x0e\x12\x1a\n" +
-	"\x16PHASE_RESTORE_IDENTITY\x10\x0f2\xeb\x02\n" +
+	"\x16PHASE_RESTORE_IDENTITY\x10\x0f\x12\x11\n" +
+	"\rPHASE_QUIESCE\x10\x102\xeb\x02\n" +
 	"\x06Plugin\x12M\n" +
 	"\bDescribe\x12\x1f.firn.plugin.v1.DescribeRequest\x1a .firn.plugin.v1.DescribeResponse\x12A\n" +
 	"\x04Open\x12\x1b.firn.plugin.v1.OpenRequest\x1a\x1c.firn.plugin.v1.OpenResponse\x12>\n" +
