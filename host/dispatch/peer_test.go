@@ -98,7 +98,7 @@ func TestEnvironment(t *testing.T) {
 	t.Setenv("LD_PRELOAD_X", "x")
 	t.Setenv("FIRN_SOMETHING", "y")
 	t.Setenv("LC_ALL", "C")
-	env := environment(Options{Log: hclog.NewNullLogger(), Env: []string{"GOMAXPROCS=1"}})
+	env := environment(Options{Env: []string{"GOMAXPROCS=1"}}, hclog.Off)
 	for _, want := range []string{"FIRN_SOMETHING=y", "LC_ALL=C", "GOMAXPROCS=1", "FIRN_PLUGIN_LOG=off"} {
 		if !slices.Contains(env, want) {
 			t.Errorf("%s is missing in %v", want, env)

@@ -25,8 +25,8 @@ const DefaultStartTimeout = 15 * time.Second
 
 // Options are how plugins are started.
 type Options struct {
-	// Log gets the plugins' logs, each under the plugin's name. Its level is
-	// theirs.
+	// Log gets the plugins' logs, each under the plugin's name. The level of the
+	// logger of that name is the plugin's.
 	Log hclog.Logger
 	// Arena is the arena of every plugin; nil for none. A restore needs none.
 	Arena *ArenaOptions
@@ -198,7 +198,7 @@ func (p *Plugin) clientConfig(exe *os.File, opt Options, dir string) *plugin.Cli
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: dir},
 		GRPCDialOptions:  []grpc.DialOption{grpc.WithContextDialer(p.runner.dial), grpc.WithIdleTimeout(0)},
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
-			env := append(environment(opt), cmd.Env...)
+			env := append(environment(opt, p.log.GetLevel()), cmd.Env...)
 			p.runner.dir = dir
 			p.runner.start = func() (*process, error) { return spawn(exe, p.binary.Name, env, p.consumer.Files()) }
 			return p.runner, nil
@@ -259,7 +259,7 @@ var allowed = []string{
 }
 
 // environment is that of a plugin.
-func environment(opt Options) []string {
+func environment(opt Options, level hclog.Level) []string {
 	var env []string
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
@@ -270,7 +270,6 @@ func environment(opt Options) []string {
 			}
 		}
 	}
-	level := opt.Log.GetLevel()
 	if level == hclog.NoLevel {
 		level = hclog.Off
 	}

@@ -29,24 +29,6 @@ type global struct {
 	unserved error
 }
 
-// log makes the logger of a command: to stderr, quiet unless asked.
-func (g *global) log() (hclog.Logger, error) {
-	level := hclog.LevelFromString(g.logLevel)
-	if level == hclog.NoLevel {
-		return nil, usagef("--log-level %q: want off, error, warn, info, debug or trace", g.logLevel)
-	}
-	if g.logger != nil {
-		g.logger.SetLevel(level)
-		g.logger.Info("served by", "process", os.Getpid(), "ready for", g.idle)
-		return g.logger, nil
-	}
-	log := hclog.New(&hclog.LoggerOptions{Name: "firn", Level: level, Output: os.Stderr})
-	if g.unserved != nil {
-		log.Info("not served", "reason", g.unserved)
-	}
-	return log, nil
-}
-
 func usagef(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, failure.ErrUsage)...)
 }
@@ -69,7 +51,7 @@ tree is damaged.`,
 		Args:          noCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.PersistentFlags().StringVar(&g.logLevel, "log-level", envOr("FIRN_LOG", "warn"), "what goes to stderr: off, error, warn, info, debug, trace")
+	root.PersistentFlags().StringVar(&g.logLevel, "log-level", envOr("FIRN_LOG", "warn"), logUsage)
 	root.PersistentFlags().BoolVar(&g.json, "json", false, "print the result as one JSON object")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
 	root.AddCommand(newCheckpoint(g), newRestore(g), newCheck(g), newShow(g), newVerify(g), newFlatten(g), newPlugin(g), newVersion(g), newServe(g), newServeWorker(g), newServeSubject())
