@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/firn-cr/firn/host/dispatch"
 	"github.com/firn-cr/firn/host/failure"
 	"github.com/firn-cr/firn/host/task"
 	"github.com/firn-cr/firn/sdk"
@@ -30,7 +31,10 @@ type Row struct {
 	Plugin   string `json:"plugin"`
 	Result   string `json:"result"`
 	Level    string `json:"level"`
-	level    sdk.Level
+	// Why is the rule or claim by which the plugin has it; empty for several
+	// resources in one row.
+	Why   string `json:"why,omitempty"`
+	level sdk.Level
 }
 
 var levelNames = map[sdk.Level]string{
@@ -172,6 +176,7 @@ func (p *plan) fileRows(findings map[uint64][]failure.Line) []Row {
 		default:
 			continue
 		}
+		row.Why = dispatch.Why(p.claims, &r, p.rules...)
 		for _, l := range findings[r.Object] {
 			row.add(l)
 		}

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -18,7 +20,7 @@ import (
 )
 
 func newCheck(g *global) *cobra.Command {
-	var freeze bool
+	var freeze, why bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "check [PID | IMAGE]",
@@ -47,16 +49,17 @@ Exit status: 0 the tree can be checkpointed; 3 something blocks.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			return checkTree(ctx, cmd, g, pid, freeze)
+			return checkTree(ctx, cmd, g, pid, freeze, why)
 		},
 	}
 	cmd.Flags().BoolVar(&freeze, "freeze", false, "stop the tree for a moment, for an exact answer")
+	cmd.Flags().BoolVar(&why, "why", false, "show by which claim or rule a plugin takes a resource, and which others would")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this time")
 	addPluginFlags(cmd.Flags())
 	return cmd
 }
 
-func checkTree(ctx context.Context, cmd *cobra.Command, g *global, pid int, freeze bool) error {
+func checkTree(ctx context.Context, cmd *cobra.Command, g *global, pid int, freeze, why bool) error {
 	log, err := g.log()
 	if err != nil {
 		return err
@@ -76,7 +79,7 @@ func checkTree(ctx context.Context, cmd *cobra.Command, g *global, pid int, free
 	if g.json {
 		err = ui.JSON(os.Stdout, report)
 	} else {
-		err = printReport(os.Stdout, report)
+		err = printReport(os.Stdout, report, why)
 	}
 	if err == nil && report.Verdict != "yes" {
 		return &exitError{int(failure.Blocked)}
@@ -84,16 +87,24 @@ func checkTree(ctx context.Context, cmd *cobra.Command, g *global, pid int, free
 	return err
 }
 
-func printReport(w io.Writer, r *checkpoint.Report) error {
+func printReport(w io.Writer, r *checkpoint.Report, why bool) error {
 	fmt.Fprintf(w, "Tree %s, %s\tVerdict: %s\n", ui.Count(r.Tasks, "process", "processes"), ui.Count(r.Threads, "thread", "threads"), r.Summary())
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "RESOURCE\tWHERE\tPLUGIN\tRESULT")
+	columns := []string{"RESOURCE", "WHERE", "PLUGIN", "RESULT"}
+	if why {
+		columns = slices.Insert(columns, 3, "WHY")
+	}
+	fmt.Fprintln(t, strings.Join(columns, "\t"))
 	for _, row := range r.Resources {
 		plugin := row.Plugin
 		if plugin == "" {
 			plugin = "-"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", row.Resource, row.Where, plugin, row.Result)
+		columns := []string{row.Resource, row.Where, plugin, row.Result}
+		if why {
+			columns = slices.Insert(columns, 3, row.Why)
+		}
+		fmt.Fprintln(t, strings.Join(columns, "\t"))
 	}
 	return t.Flush()
 }

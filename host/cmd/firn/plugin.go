@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/firn-cr/firn/host/dispatch"
 	"github.com/firn-cr/firn/host/internal/ui"
-	"github.com/firn-cr/firn/sdk"
 )
 
 func newPlugin(g *global) *cobra.Command {
@@ -89,7 +87,7 @@ func infoOf(p *dispatch.Plugin) pluginInfo {
 		After: d.After, Caps: d.Capabilities,
 	}
 	for _, c := range d.Claims {
-		info.Claims = append(info.Claims, claimText(c))
+		info.Claims = append(info.Claims, dispatch.ClaimText(c))
 	}
 	for _, ph := range p.Info().Phases {
 		info.Phases = append(info.Phases, ph.String())
@@ -98,36 +96,6 @@ func infoOf(p *dispatch.Plugin) pluginInfo {
 		info.Records = append(info.Records, recordInfo{r.Kind, r.Version, p.Info().Messages[r.Kind], r.Optional})
 	}
 	return info
-}
-
-// claimText formats a claim: "file sock family 1 type 5".
-func claimText(c sdk.Claim) string {
-	parts := []string{c.Kind.String()}
-	add := func(s string) {
-		if s != "" {
-			parts = append(parts, s)
-		}
-	}
-	add(string(c.Type))
-	add(c.Anon)
-	add(c.Path)
-	add(c.Namespace)
-	if c.FS != "" {
-		add("on " + c.FS)
-	}
-	number := func(n int) string {
-		if n == sdk.Any {
-			return "*"
-		}
-		return fmt.Sprint(n)
-	}
-	if d := c.Device; d != nil {
-		add("device " + number(d.Major) + ":" + number(d.Minor))
-	}
-	if s := c.Socket; s != nil {
-		add("family " + number(s.Family) + " type " + number(s.Type) + " protocol " + number(s.Protocol))
-	}
-	return strings.Join(parts, " ")
 }
 
 func listPlugins(ctx context.Context, g *global) error {
