@@ -100,13 +100,18 @@ func (r *flow) install(ctx context.Context, which func(*sdk.Process) bool) error
 		}
 		runs, who = append(runs, tape.Run{TID: p.PID, Tape: t}), append(who, id)
 	}
+	return r.runAll(ctx, "install files", runs, who)
+}
+
+// runAll runs tapes of processes, all of which must run to their ends.
+func (r *flow) runAll(ctx context.Context, what string, runs []tape.Run, who []sdk.TaskID) error {
 	outcomes, err := r.engine.RunTapes(ctx, runs)
 	if err != nil {
 		return err
 	}
 	for i := range outcomes {
 		if err := outcomes[i].Err; err != nil {
-			return fmt.Errorf("install files of task %d: %w", who[i], err)
+			return fmt.Errorf("task %d: %s: %w", who[i], what, err)
 		}
 	}
 	return nil

@@ -20,24 +20,16 @@ import (
 
 // closeService closes the service descriptors in every process.
 func (r *flow) closeService(ctx context.Context) error {
+	t := &tape.Tape{}
+	t.Call(unix.SYS_CLOSE_RANGE, tape.Imm(r.service.base), tape.Imm(^uint32(0)), tape.Imm(0))
 	var runs []tape.Run
+	var who []sdk.TaskID
 	for i := range r.tree.Processes {
 		if p := &r.tree.Processes[i]; !p.Zombie {
-			t := &tape.Tape{}
-			t.Call(unix.SYS_CLOSE_RANGE, tape.Imm(r.service.base), tape.Imm(^uint32(0)), tape.Imm(0))
-			runs = append(runs, tape.Run{TID: p.PID, Tape: t})
+			runs, who = append(runs, tape.Run{TID: p.PID, Tape: t}), append(who, p.ID)
 		}
 	}
-	outcomes, err := r.engine.RunTapes(ctx, runs)
-	if err != nil {
-		return err
-	}
-	for i := range outcomes {
-		if err := outcomes[i].Err; err != nil {
-			return fmt.Errorf("task %d: close service descriptors: %w", runs[i].TID, err)
-		}
-	}
-	return nil
+	return r.runAll(ctx, "close service descriptors", runs, who)
 }
 
 // decodeContexts turns the image's registers into what threads can be given,

@@ -252,6 +252,7 @@ func inUserNamespace(p *sdk.Process) bool { return p.UserNamespace != 0 && !p.Zo
 // enterUsers has processes enter their user namespaces.
 func (r *flow) enterUsers(ctx context.Context) error {
 	var runs []tape.Run
+	var who []sdk.TaskID
 	for i := range r.tree.Processes {
 		p := &r.tree.Processes[i]
 		if !inUserNamespace(p) {
@@ -262,18 +263,9 @@ func (r *flow) enterUsers(ctx context.Context) error {
 		fd := t.Call(unix.SYS_OPENAT, tape.Imm(unix.AT_FDCWD), link.Arg(), tape.Imm(unix.O_RDONLY|unix.O_CLOEXEC))
 		t.Call(unix.SYS_SETNS, fd.Arg(), tape.Imm(unix.CLONE_NEWUSER))
 		t.Call(unix.SYS_CLOSE, fd.Arg())
-		runs = append(runs, tape.Run{TID: p.PID, Tape: t})
+		runs, who = append(runs, tape.Run{TID: p.PID, Tape: t}), append(who, p.ID)
 	}
-	outcomes, err := r.engine.RunTapes(ctx, runs)
-	if err != nil {
-		return err
-	}
-	for i := range outcomes {
-		if err := outcomes[i].Err; err != nil {
-			return fmt.Errorf("task %d: enter its user namespace: %w", runs[i].TID, err)
-		}
-	}
-	return nil
+	return r.runAll(ctx, "enter its user namespace", runs, who)
 }
 
 // endKeepers ends the keepers: everything is in its place.

@@ -63,6 +63,14 @@ func (c *Clone) id() HostPID {
 	return HostPID(c.IDs[len(c.IDs)-1])
 }
 
+// name is what errors call the new task.
+func (c *Clone) name() string {
+	if id := c.id(); id != 0 {
+		return fmt.Sprintf("task %d", id)
+	}
+	return "a task"
+}
+
 // Clone creates a task and returns its number here. The new one is traced and
 // stopped before its first instruction. With an error, a number that is not 0
 // is that of a task to be killed.
@@ -79,7 +87,7 @@ func (o *Ops) Clone(c *Clone) (HostPID, error) {
 		// 3.17).
 		err := suspended(opsOptions|optTraceFork|optTraceClone, func(opts uintptr) error { return setOptions(c.From, opts) })
 		if err != nil {
-			return 0, fmt.Errorf("create task %d: trace clones of task %d: %w", c.id(), c.From, err)
+			return 0, fmt.Errorf("create %s: trace clones of task %d: %w", c.name(), c.From, err)
 		}
 	}
 	got, born, err := o.execute(c.From, c.Gadget, unix.SYS_CLONE3, c.Scratch, cloneArgsSize)
@@ -88,15 +96,15 @@ func (o *Ops) Clone(c *Clone) (HostPID, error) {
 	}
 	switch {
 	case errors.Is(err, unix.EEXIST):
-		return 0, fmt.Errorf("create task %d: its number is taken: %w", c.id(), sdk.ErrInUse)
+		return 0, fmt.Errorf("create %s: its number is taken: %w", c.name(), sdk.ErrInUse)
 	case errors.Is(err, unix.EPERM):
-		return 0, fmt.Errorf("create task %d under its number: CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN needed: %w", c.id(), sdk.ErrNotPermitted)
+		return 0, fmt.Errorf("create %s under its number: CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN needed: %w", c.name(), sdk.ErrNotPermitted)
 	case err != nil:
-		return 0, fmt.Errorf("create task %d: clone3 in task %d: %w", c.id(), c.From, err)
+		return 0, fmt.Errorf("create %s: clone3 in task %d: %w", c.name(), c.From, err)
 	case born == 0:
-		return 0, fmt.Errorf("create task %d: the kernel did not tell its number: %w", c.id(), sdk.ErrKernel)
+		return 0, fmt.Errorf("create %s: the kernel did not tell its number: %w", c.name(), sdk.ErrKernel)
 	case !c.Inside && len(c.IDs) > 0 && born != c.id():
-		return born, fmt.Errorf("create task %d: the kernel gave it number %d: %w", c.id(), born, sdk.ErrUnsupported)
+		return born, fmt.Errorf("create %s: the kernel gave it number %d: %w", c.name(), born, sdk.ErrUnsupported)
 	}
 	return born, o.AwaitStop(born)
 }
