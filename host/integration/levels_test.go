@@ -27,15 +27,7 @@ type inside struct {
 // with further ones inside that.
 func startInside(t *testing.T, levels int, flags ...string) *inside {
 	t.Helper()
-	p, err := subjects()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path, err := p.CSubject("levels")
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec := harness.Spec{Path: program(t, "unshare"), Args: append(slices.Clone(flags), "-p", "-f", path, strconv.Itoa(levels))}
+	spec := harness.Spec{Path: program(t, "unshare"), Args: append(slices.Clone(flags), "-p", "-f", cSubject(t, "levels"), strconv.Itoa(levels))}
 	if slices.Contains(flags, "--mount-proc") {
 		spec.Env = []string{"OWN_PROC=1"}
 	}

@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -66,15 +65,7 @@ func TestPIDNamespaceRefused(t *testing.T) {
 	})
 	t.Run("somebody from outside", func(t *testing.T) {
 		s := startInside(t, 0, "--mount-proc")
-		cmd := exec.Command(program(t, "nsenter"), "-t", strconv.Itoa(s.root), "-p", "sleep", "1000")
-		wait, err := harness.Begin(cmd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			_ = cmd.Process.Kill()
-			_ = wait()
-		}()
+		cmd := beside(t, "nsenter", "-t", strconv.Itoa(s.root), "-p", "sleep", "1000")
 		// nsenter forks: what it executes is in the namespace.
 		stranger := 0
 		for stranger == 0 {

@@ -118,15 +118,7 @@ func TestFlagNamed(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	needs(t)
 	master, slave := openTerminal(t)
-	p, err := subjects()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path, err := p.CSubject("tick")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := start(t, harness.Spec{Path: path, Files: [3]*os.File{slave, slave, slave}, Terminal: true})
+	s := start(t, harness.Spec{Path: cSubject(t, "tick"), Files: [3]*os.File{slave, slave, slave}, Terminal: true})
 	_ = slave.Close()
 	s.ready()
 	lines := s.refused()

@@ -48,14 +48,7 @@ func startNobody(t *testing.T, name string) *subject {
 	for _, c := range []int{unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_CHOWN, unix.CAP_CHECKPOINT_RESTORE, unix.CAP_SYS_PTRACE} {
 		gate.Cap(t, c)
 	}
-	p, err := subjects()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path, err := p.CSubject(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := cSubject(t, name)
 	dir := workDir(t)
 	if err := os.WriteFile(dir+"/out", nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -65,7 +58,7 @@ func startNobody(t *testing.T, name string) *subject {
 			t.Fatal(err)
 		}
 	}
-	argv := append(asNobody(t), path)
+	argv := append(asNobody(t), program)
 	s := start(t, harness.Spec{Path: argv[0], Args: argv[1:], Dir: dir})
 	s.ready()
 	image := workDir(t)

@@ -27,7 +27,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"seccomp":   func(t *testing.T) *subject { return startC(t, "seccomp") },
 		"workers":   func(t *testing.T) *subject { return startC(t, "workers") },
 		"ipc":       func(t *testing.T) *subject { return startC(t, "ipc") },
-		"users":     func(t *testing.T) *subject { return startC(t, "users") },
+		"users":     func(t *testing.T) *subject { return startUsers(t, 3) },
 		"undo":      func(t *testing.T) *subject { return startC(t, "undo") },
 		"gorun":     func(t *testing.T) *subject { return startGo(t, "gorun") },
 	}

@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -73,6 +74,14 @@ func tail(t *testing.T, s *harness.Subject) {
 // startC starts a subject in C, and waits until it is ready and ticks.
 func startC(t *testing.T, name string, args ...string) *subject {
 	t.Helper()
+	s := start(t, harness.Spec{Path: cSubject(t, name), Args: args})
+	s.ready()
+	return s
+}
+
+// cSubject is the program of a subject in C.
+func cSubject(t *testing.T, name string) string {
+	t.Helper()
 	p, err := subjects()
 	if err != nil {
 		t.Fatal(err)
@@ -81,9 +90,22 @@ func startC(t *testing.T, name string, args ...string) *subject {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := start(t, harness.Spec{Path: path, Args: args})
-	s.ready()
-	return s
+	return path
+}
+
+// beside runs a program beside a test, which ends it.
+func beside(t *testing.T, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(program(t, name), args...)
+	wait, err := harness.Begin(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = wait()
+	})
+	return cmd
 }
 
 // startGo starts a subject in Go.

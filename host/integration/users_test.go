@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -54,15 +53,7 @@ func TestUserNamespacesInside(t *testing.T) {
 // although others take numbers all the time.
 func TestUserNamespaceOnBusyMachine(t *testing.T) {
 	s := startUsers(t, 40)
-	cmd := exec.Command("sh", "-c", "while :; do /bin/true; done")
-	wait, err := harness.Begin(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = wait()
-	}()
+	beside(t, "sh", "-c", "while :; do /bin/true; done")
 	s.checkpoint()
 	// Somebody else may have taken a number for a moment; that is told before
 	// anything is created.
@@ -102,15 +93,7 @@ func TestUserNamespaceRefused(t *testing.T) {
 		"with a mount namespace": {[]string{"-Urm"}, []string{"mnt namespace"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := subjects()
-			if err != nil {
-				t.Fatal(err)
-			}
-			path, err := p.CSubject("tick")
-			if err != nil {
-				t.Fatal(err)
-			}
-			s := start(t, harness.Spec{Path: program(t, "unshare"), Args: append(c.args, path)})
+			s := start(t, harness.Spec{Path: program(t, "unshare"), Args: append(c.args, cSubject(t, "tick"))})
 			s.ready()
 			text := strings.Join(s.refused(), "\n")
 			for _, w := range c.words {
