@@ -50,7 +50,7 @@ func TestCheck(t *testing.T) {
 	res := want(t, harness.StatusDone, f, "check", strconv.Itoa(s.PID), "--json")
 	object(t, res)
 	res = want(t, harness.StatusDone, f, "check", strconv.Itoa(s.PID), "--why")
-	contains(t, res, res.Stdout, "WHY", "claims file sock family 1", "claims file anon")
+	contains(t, res, res.Stdout, "WHY", "claims file sock family 1", "claims file [eventfd]")
 
 	// Without an argument: what this kernel can do.
 	res = want(t, harness.StatusDone, f, "check")

@@ -27,9 +27,10 @@ static struct entry {
 	volatile pid_t pid;
 	volatile int step; /* 1: has its namespace, 2: has its maps, 3: lives */
 	volatile unsigned long beats;
+	volatile int inspected;
 } *table;
 
-static volatile int *leave, *broken, *held; /* held: a descriptor of the joined process */
+static volatile int *leave, *broken, *inspecting, *held; /* held: a descriptor of the joined process */
 static int threads = 3;
 
 static void await(int who, int step)
@@ -84,19 +85,40 @@ static void describe(char *text, size_t size)
 		append(text, size, "%d", prctl(PR_CAPBSET_READ, c));
 	uname(&name);
 	append(text, size, "\nhost %s\n", name.nodename);
+}
+
+/* What its user namespace is. Only before a checkpoint can come, and when none
+ * comes any more: an open file of a thread in /proc is not carried. */
+static void describe_namespace(char *text, size_t size)
+{
+	text[0] = 0;
 	append_file(text, size, "/proc/thread-self/uid_map");
 	append_file(text, size, "/proc/thread-self/gid_map");
 	append_file(text, size, "/proc/thread-self/setgroups");
 }
 
+/* Looks at the namespace again when the root asks for it. */
+static void inspect(int who, const char *before)
+{
+	static __thread char now[2048];
+	if (!*inspecting || table[who].inspected)
+		return;
+	describe_namespace(now, sizeof now);
+	if (strcmp(before, now))
+		bad("the namespace of %s was\n%s is\n%s", names[who], before, now);
+	table[who].inspected = 1;
+}
+
 static void live(int who)
 {
-	static __thread char before[4096], now[4096];
+	static __thread char before[4096], now[4096], namespace[2048];
 	describe(before, sizeof before);
+	describe_namespace(namespace, sizeof namespace);
 	for (table[who].step = 3; !*leave;) {
 		describe(now, sizeof now);
 		if (strcmp(before, now))
 			bad("%s was\n%s is\n%s", names[who], before, now);
+		inspect(who, namespace);
 		table[who].beats++;
 		pause_ms(3);
 		if (*broken && who == OTHER_THREAD)
@@ -195,9 +217,12 @@ static void maker(void)
 	for (int i = 0; i < threads; i++)
 		start_thread(MEMBERS);
 	while (table[MAKER].step < 3 || !*leave) {
-		static char before[4096], now[4096];
-		if (table[MAKER].step < 3)
+		static char before[4096], now[4096], namespace[2048];
+		if (table[MAKER].step < 3) {
 			describe(before, sizeof before);
+			describe_namespace(namespace, sizeof namespace);
+		}
+		inspect(MAKER, namespace);
 		table[MAKER].step = 3;
 		describe(now, sizeof now);
 		if (strcmp(before, now))
@@ -293,29 +318,41 @@ static ino_t related(int who, const char *name, unsigned long request)
 	return number(to);
 }
 
-/* How they belong together, from outside. */
-static void look(void)
+/* How they belong together, from outside; NULL if that is right. */
+static const char *wrong(void)
 {
 	ino_t made = inode(MAKER, "user"), own = number(namespace(getpid(), "user"));
-	if (!made || made == own || inode(OTHER_USER, "user") != made || inode(JOINED, "user") != made)
-		bad("the members of one user namespace are not together");
-	if (inode(NESTED, "user") == made || related(NESTED, "user", NS_GET_PARENT) != made)
-		bad("the nested user namespace is not nested");
-	if (related(NOBODY, "user", NS_GET_PARENT) != own || related(MAKER, "user", NS_GET_PARENT) != own)
-		bad("a user namespace is not inside the root's");
-	if (owner(MAKER) != 1000 || owner(NESTED) != 1000 || owner(NOBODY) != 1002)
-		bad("owners are %d, %d and %d", owner(MAKER), owner(NESTED), owner(NOBODY));
-	if (related(MAKER, "uts", NS_GET_USERNS) != made || related(MAKER, "ipc", NS_GET_USERNS) != made)
-		bad("namespaces do not belong to the user namespace");
-	if (inode(OTHER_USER, "uts") != inode(MAKER, "uts") || inode(OTHER_USER, "ipc") != inode(MAKER, "ipc"))
-		bad("namespaces are not shared");
 	char path[64];
 	struct stat st;
+	if (!made || made == own || inode(OTHER_USER, "user") != made || inode(JOINED, "user") != made)
+		return "the members of one user namespace are not together";
+	if (inode(NESTED, "user") == made || related(NESTED, "user", NS_GET_PARENT) != made)
+		return "the nested user namespace is not nested";
+	if (related(NOBODY, "user", NS_GET_PARENT) != own || related(MAKER, "user", NS_GET_PARENT) != own)
+		return "a user namespace is not inside the root's";
+	if (owner(MAKER) != 1000 || owner(NESTED) != 1000 || owner(NOBODY) != 1002)
+		return "a user namespace has another owner";
+	if (related(MAKER, "uts", NS_GET_USERNS) != made || related(MAKER, "ipc", NS_GET_USERNS) != made)
+		return "namespaces do not belong to the user namespace";
+	if (inode(OTHER_USER, "uts") != inode(MAKER, "uts") || inode(OTHER_USER, "ipc") != inode(MAKER, "ipc"))
+		return "namespaces are not shared";
+	if (inode(JOINED, "uts") != number(namespace(getpid(), "uts")))
+		return "the joined process is in another UTS namespace than the root";
 	snprintf(path, sizeof path, "/proc/%d/fd/%d", table[JOINED].pid, *held);
 	if (stat(path, &st) != 0 || st.st_ino != made)
-		bad("the open user namespace is another one");
-	if (inode(JOINED, "uts") != number(namespace(getpid(), "uts")))
-		bad("the joined process is in another UTS namespace than the root");
+		return "the open user namespace is another one";
+	return NULL;
+}
+
+/* In the middle of a look everything may become another one, by a restore: but
+ * not twice in a row. */
+static void look(void)
+{
+	const char *text = wrong();
+	if (text)
+		text = wrong();
+	if (text)
+		bad("%s", text);
 }
 
 int main(int argc, char **argv)
@@ -326,7 +363,7 @@ int main(int argc, char **argv)
 		threads = atoi(argv[1]);
 	table = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	check(table != MAP_FAILED);
-	leave = (volatile int *)(table + MEMBERS), broken = leave + 1, held = leave + 2;
+	leave = (volatile int *)(table + MEMBERS), broken = leave + 1, held = leave + 2, inspecting = leave + 3;
 	start_maker();
 	start_joined();
 	start_nobody();
@@ -344,6 +381,13 @@ int main(int argc, char **argv)
 		if (asked("break"))
 			*broken = 1;
 		if (asked("finish")) {
+			*inspecting = 1;
+			for (int i = 0; i < MEMBERS; i++)
+				for (int w = 0; w < 5000 && !table[i].inspected; w++)
+					pause_ms(1);
+			for (int i = 0; i < MEMBERS; i++)
+				if (!table[i].inspected)
+					bad("%s did not look", names[i]);
 			*leave = 1;
 			while (wait(NULL) > 0)
 				continue;
