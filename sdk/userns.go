@@ -1,5 +1,7 @@
 package sdk
 
+import "github.com/firn-cr/firn/sdk/procfs"
+
 // UserNamespace is a user namespace of a tree (user_namespaces(7)). The host
 // carries it; plugins want to know it because a process has lost the rights of
 // the host when it has entered one, and because it owns other namespaces.
@@ -20,7 +22,7 @@ type UserNamespace struct {
 
 // IDRange gives the numbers from Inside on to those from Outside on, as the
 // host counts them.
-type IDRange struct{ Inside, Outside, Count uint32 }
+type IDRange = procfs.IDRange
 
 // IDMap is the users or groups of a user namespace.
 type IDMap []IDRange

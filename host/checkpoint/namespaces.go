@@ -1,8 +1,6 @@
 package checkpoint
 
 import (
-	"fmt"
-
 	"github.com/firn-cr/firn/host/pidns/survey"
 	"github.com/firn-cr/firn/host/userns"
 	"github.com/firn-cr/firn/sdk"
@@ -27,7 +25,7 @@ func (c carried) Owner(pid int, name string) (n int, ok bool, err error) {
 	if name == "user" {
 		return 0, true, nil // nobody's: it will be refused as what it is
 	}
-	return c.users.Owner(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+	return c.users.Owner(pid, name)
 }
 
 // Mount implements [resource.Host].
@@ -46,7 +44,7 @@ func (p *plan) userFindings() (out []sdk.Finding) {
 	for i := range p.tree.Processes {
 		q := &p.tree.Processes[i]
 		if p.pids.Map != nil && !q.Zombie {
-			owner, ok, err := p.users.Owner(fmt.Sprintf("/proc/%d/ns/pid", q.PID))
+			owner, ok, err := p.users.Owner(q.PID, "pid")
 			if err == nil && (!ok || owner != 0) {
 				block(q.ID, "pid namespace", "belongs to a user namespace of the tree",
 					"make it outside of the user namespace: unshare(1) --pid first, then --user")

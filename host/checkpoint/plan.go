@@ -72,7 +72,7 @@ func (f *flow) quiesce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.plan.set, f.plan.procs = nil, nil
+	f.plan.set = nil
 	return f.survey(ctx)
 }
 

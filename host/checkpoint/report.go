@@ -162,6 +162,7 @@ func (p *plan) fileRows(findings map[uint64][]failure.Line) []Row {
 			owner[r.Object] = name
 		}
 	}
+	reasons := dispatch.NewReasons(p.claims, p.rules...)
 	var rows []Row
 	for _, r := range p.set.Resources {
 		row := Row{Where: p.where(r.Task), Plugin: owner[r.Object], Result: "ok", Level: "ok"}
@@ -176,7 +177,7 @@ func (p *plan) fileRows(findings map[uint64][]failure.Line) []Row {
 		default:
 			continue
 		}
-		row.Why = dispatch.Why(p.claims, &r, p.rules...)
+		row.Why = reasons.Of(&r)
 		for _, l := range findings[r.Object] {
 			row.add(l)
 		}

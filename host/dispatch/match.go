@@ -45,12 +45,13 @@ func Match(descs []sdk.Description, resources []sdk.Resource, rules ...Rule) (As
 	a := Assignment{ByPlugin: map[string][]sdk.Resource{}, Attended: map[string][]sdk.Resource{}}
 	for _, r := range resources {
 		s := newSubject(&r)
-		owner := ruleFor(rules, s)
-		if owner == "" {
-			var err error
-			if owner, err = best(owners[r.Kind], s); err != nil {
-				return a, err
-			}
+		owner := ""
+		if rule := ruleFor(rules, s); rule != nil {
+			owner = rule.Plugin
+		} else if c, err := best(owners[r.Kind], s); err != nil {
+			return a, err
+		} else if c != nil {
+			owner = c.plugin
 		}
 		if owner == "" {
 			a.Unclaimed = append(a.Unclaimed, r)
@@ -115,9 +116,9 @@ func newSubject(r *sdk.Resource) *subject {
 	return s
 }
 
-// best returns the plugin with the most specific claim that matches r; empty
-// if there is none.
-func best(claims []claim, s *subject) (string, error) {
+// best returns the most specific claim that matches a resource; nil if there is
+// none.
+func best(claims []claim, s *subject) (*claim, error) {
 	var top, rival *claim
 	for i := range claims {
 		c := &claims[i]
@@ -131,13 +132,10 @@ func best(claims []claim, s *subject) (string, error) {
 			rival = c
 		}
 	}
-	if top == nil {
-		return "", nil
-	}
 	if rival != nil {
-		return "", &TieError{Plugins: [2]string{top.plugin, rival.plugin}, Resource: *s.Resource}
+		return nil, &TieError{Plugins: [2]string{top.plugin, rival.plugin}, Resource: *s.Resource}
 	}
-	return top.plugin, nil
+	return top, nil
 }
 
 // rank orders claims by how specific they are: bits first, then letters.

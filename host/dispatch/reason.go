@@ -38,38 +38,38 @@ func ClaimText(c sdk.Claim) string {
 	return strings.Join(parts, " ")
 }
 
-// Why tells why a plugin has a resource: by which rule or claim, and which plugins
-// claim it as well, less specifically. It is empty for what nobody has.
-func Why(descs []sdk.Description, r *sdk.Resource, rules ...Rule) string {
-	s := newSubject(r)
-	var top *claim
+// Reasons tells why plugins have resources.
+type Reasons struct {
+	claims map[sdk.Kind][]claim
+	rules  []Rule
+}
+
+// NewReasons is about the claims and rules that [Match] goes by.
+func NewReasons(descs []sdk.Description, rules ...Rule) *Reasons {
+	return &Reasons{claims: compile(descs, false), rules: rules}
+}
+
+// Of tells by which rule or claim a plugin has a resource, and which plugins claim
+// it as well, less specifically. It is empty for what nobody has.
+func (x *Reasons) Of(r *sdk.Resource) string {
+	s, claims := newSubject(r), x.claims[r.Kind]
+	var why, owner string
+	if rule := ruleFor(x.rules, s); rule != nil {
+		why, owner = "--plugin-for "+rule.text, rule.Plugin
+	} else if top, err := best(claims, s); err == nil && top != nil {
+		why, owner = "claims "+ClaimText(top.Claim), top.plugin
+	} else {
+		return ""
+	}
 	var others []string
-	claims := compile(descs, false)[r.Kind]
 	for i := range claims {
 		c := &claims[i]
-		if !c.matches(s) {
-			continue
-		}
-		if !slices.Contains(others, c.plugin) {
+		if c.plugin != owner && c.matches(s) && !slices.Contains(others, c.plugin) {
 			others = append(others, c.plugin)
 		}
-		if top == nil || top.rank.less(c.rank) {
-			top = c
-		}
 	}
-	var why, owner string
-	for i := range rules {
-		if rules[i].matches(s) {
-			why, owner = "--plugin-for "+rules[i].text, rules[i].Plugin
-			break
-		}
-	}
-	if why == "" && top != nil {
-		why, owner = "claims "+ClaimText(top.Claim), top.plugin
-	}
-	others = slices.DeleteFunc(others, func(name string) bool { return name == owner })
-	if why != "" && len(others) > 0 {
-		why = fmt.Sprintf("%s, before %s", why, strings.Join(others, ", "))
+	if len(others) > 0 {
+		why += ", before " + strings.Join(others, ", ")
 	}
 	return why
 }

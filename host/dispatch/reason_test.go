@@ -8,7 +8,7 @@ import (
 	"github.com/firn-cr/firn/sdk"
 )
 
-func TestWhy(t *testing.T) {
+func TestReasons(t *testing.T) {
 	descs := []sdk.Description{
 		{Name: "files", Claims: []sdk.Claim{{Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: 1, Minor: sdk.Any}}}},
 		{Name: "mine", Claims: []sdk.Claim{{Kind: sdk.KindFile, Path: "/dev/kmsg"}, {Kind: sdk.KindFile, Type: sdk.TypeChar}}},
@@ -30,7 +30,7 @@ func TestWhy(t *testing.T) {
 		{null, []Rule{rule}, "claims file chr device 1:*, before mine"},
 		{&sdk.Resource{Kind: sdk.KindNamespace, Namespace: &sdk.Namespace{Name: "net"}}, nil, ""},
 	} {
-		if got := Why(descs, tt.r, tt.rules...); got != tt.want {
+		if got := NewReasons(descs, tt.rules...).Of(tt.r); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.r, got, tt.want)
 		}
 		if tt.rules != nil {

@@ -92,12 +92,12 @@ func (s *Selection) Select(bins []Binary) ([]Binary, error) {
 	return bins, nil
 }
 
-// ruleFor returns the plugin to which a rule gives a resource; empty if none does.
-func ruleFor(rules []Rule, s *subject) string {
+// ruleFor returns the rule that gives a resource to a plugin; nil if none does.
+func ruleFor(rules []Rule, s *subject) *Rule {
 	for i := range rules {
 		if rules[i].matches(s) {
-			return rules[i].Plugin
+			return &rules[i]
 		}
 	}
-	return ""
+	return nil
 }

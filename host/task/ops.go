@@ -106,6 +106,17 @@ func (o *Ops) execute(tid HostPID, gadget uint64, nr int, args ...uint64) (got u
 	return uint64(call.Result()), t.born, nil
 }
 
+// atCall makes a system call the next thing that a stopped task does. Its registers
+// are not put back.
+func atCall(tid HostPID, gadget uint64, nr int, args [6]uint64) error {
+	regs, err := arch.GetRegs(int(tid))
+	if err != nil {
+		return err
+	}
+	regs.SetCall(gadget, nr, args)
+	return arch.SetRegs(int(tid), &regs)
+}
+
 // Call is a system call for one stopped task.
 type Call struct {
 	TID    HostPID
@@ -119,12 +130,7 @@ type Call struct {
 func (o *Ops) SyscallAll(calls []Call) error {
 	steps := make([]stepping, len(calls))
 	for i, c := range calls {
-		regs, err := arch.GetRegs(int(c.TID))
-		if err != nil {
-			return err
-		}
-		regs.SetCall(c.Gadget, c.Nr, c.Args)
-		if err := arch.SetRegs(int(c.TID), &regs); err != nil {
+		if err := atCall(c.TID, c.Gadget, c.Nr, c.Args); err != nil {
 			return err
 		}
 		steps[i].t = &target{tid: c.TID}
@@ -231,12 +237,7 @@ func (o *Ops) Kill(pid HostPID, tids []HostPID) error {
 // lets go of it before: a tracer cannot let go of a zombie, and would kill the
 // process when it ends itself (EXITKILL).
 func (o *Ops) ExitThread(tid HostPID, gadget uint64, status int) error {
-	regs, err := arch.GetRegs(int(tid))
-	if err != nil {
-		return err
-	}
-	regs.SetCall(gadget, unix.SYS_EXIT, [6]uint64{uint64(status)})
-	if err := arch.SetRegs(int(tid), &regs); err != nil {
+	if err := atCall(tid, gadget, unix.SYS_EXIT, [6]uint64{uint64(status)}); err != nil {
 		return err
 	}
 	if err := detach(tid, 0); err != nil {
@@ -257,12 +258,7 @@ func (o *Ops) ExitThread(tid HostPID, gadget uint64, status int) error {
 // EndThread has a stopped thread that is not the main one end by exit(2), and
 // reaps it.
 func (o *Ops) EndThread(tid HostPID, gadget uint64) error {
-	regs, err := arch.GetRegs(int(tid))
-	if err != nil {
-		return err
-	}
-	regs.SetCall(gadget, unix.SYS_EXIT, [6]uint64{})
-	if err := arch.SetRegs(int(tid), &regs); err != nil {
+	if err := atCall(tid, gadget, unix.SYS_EXIT, [6]uint64{}); err != nil {
 		return err
 	}
 	if err := cont(tid, 0); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/firn-cr/firn/host/task"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/namespace"
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
@@ -28,6 +29,9 @@ type View struct {
 	own     uint64
 }
 
+// nsName is the name of user namespaces in /proc/PID/ns.
+const nsName = "user"
+
 // outside is the place of a namespace that is not the host's nor inside it.
 const outside = -1
 
@@ -36,7 +40,7 @@ const outside = -1
 func Read(procs []*task.Process, frozen bool) (*View, error) {
 	v := &View{of: map[task.HostPID]int{}}
 	var err error
-	if v.own, err = inode("/proc/self/ns/user"); err != nil {
+	if v.own, err = namespace.Inode(os.Getpid(), nsName); err != nil {
 		return nil, err
 	}
 	for _, p := range procs {
@@ -60,21 +64,12 @@ func gone(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrPermission)
 }
 
-func inode(link string) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(link, &st); err != nil {
-		return 0, fmt.Errorf("%s: %w", link, err)
-	}
-	return st.Ino, nil
-}
-
 func (v *View) addProcess(p *task.Process) error {
-	link := fmt.Sprintf("/proc/%d/ns/user", p.Live())
-	ino, err := inode(link)
+	ino, err := namespace.Inode(int(p.Live()), nsName)
 	if err != nil || ino == v.own {
 		return err
 	}
-	f, err := os.Open(link)
+	f, err := namespace.Open(int(p.Live()), nsName)
 	if err != nil {
 		return err
 	}
@@ -130,10 +125,10 @@ func (v *View) readMaps() (err error) {
 			continue
 		}
 		ns := &v.Namespaces[i]
-		if ns.UIDs, err = idMap(int(pid), "uid_map"); err != nil {
+		if ns.UIDs, err = procfs.IDMap(int(pid), "uid_map"); err != nil {
 			return err
 		}
-		if ns.GIDs, err = idMap(int(pid), "gid_map"); err != nil {
+		if ns.GIDs, err = procfs.IDMap(int(pid), "gid_map"); err != nil {
 			return err
 		}
 		if ns.SetgroupsDenied, err = procfs.SetgroupsDenied(int(pid)); err != nil {
@@ -143,24 +138,16 @@ func (v *View) readMaps() (err error) {
 	return nil
 }
 
-func idMap(pid int, name string) (out sdk.IDMap, err error) {
-	ranges, err := procfs.IDMap(pid, name)
-	for _, r := range ranges {
-		out = append(out, sdk.IDRange(r))
-	}
-	return out, err
-}
-
 // Of is the user namespace of a process, as [sdk.Process.UserNamespace].
 func (v *View) Of(pid task.HostPID) int { return v.of[pid] }
 
 // Carries tells whether the host carries a user namespace.
 func (v *View) Carries(ino uint64) bool { return slices.Contains(v.inodes, ino) }
 
-// Owner is the user namespace that owns a namespace of a task, by its link in
+// Owner is the user namespace that owns a namespace of a task, by its name in
 // /proc/PID/ns; ok is false if it is not the host's own nor inside it.
-func (v *View) Owner(link string) (n int, ok bool, err error) {
-	f, err := os.Open(link)
+func (v *View) Owner(pid int, name string) (n int, ok bool, err error) {
+	f, err := namespace.Open(pid, name)
 	if err != nil {
 		return 0, false, err
 	}
@@ -170,7 +157,7 @@ func (v *View) Owner(link string) (n int, ok bool, err error) {
 		return 0, false, nil
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("owner of %s: %w", link, err)
+		return 0, false, fmt.Errorf("owner of %s namespace of task %d: %w", name, pid, err)
 	}
 	defer unix.Close(owner)
 	n, err = v.place(owner)

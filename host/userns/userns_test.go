@@ -1,7 +1,6 @@
 package userns
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/firn-cr/firn/host/task"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/namespace"
 	"github.com/firn-cr/firn/sdk/sdktest/gate"
 )
 
@@ -56,11 +56,11 @@ func TestRead(t *testing.T) {
 		t.Errorf("is not carried: it %s", text)
 	}
 	for pid, want := range map[task.HostPID]int{out: 0, in: 1} {
-		if n, ok, err := v.Owner(fmt.Sprintf("/proc/%d/ns/uts", pid)); n != want || !ok || err != nil {
+		if n, ok, err := v.Owner(int(pid), "uts"); n != want || !ok || err != nil {
 			t.Errorf("UTS namespace of %d belongs to %d, %v, %v, want %d", pid, n, ok, err, want)
 		}
 	}
-	ino, err := inode(fmt.Sprintf("/proc/%d/ns/user", in))
+	ino, err := namespace.Inode(int(in), nsName)
 	if err != nil || !v.Carries(ino) || v.Carries(v.own) {
 		t.Errorf("%v, carries %d: %v", err, ino, v.Carries(ino))
 	}
@@ -85,7 +85,7 @@ func TestWithoutMembers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, ok, err := v.Owner(fmt.Sprintf("/proc/%d/ns/uts", in)); n != 1 || !ok || err != nil {
+	if n, ok, err := v.Owner(int(in), "uts"); n != 1 || !ok || err != nil {
 		t.Fatalf("%d, %v, %v", n, ok, err)
 	}
 	if v.WhyNot(1) == "" {

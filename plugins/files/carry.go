@@ -23,7 +23,7 @@ func (s *survey) examineCarried(it *item, msg *filespb.Named) error {
 	if f.Type != sdk.TypeRegular || f.Flags&unix.O_PATH != 0 || msg.Pseudo || msg.Process != 0 {
 		return nil
 	}
-	if !s.carries(f.Link) {
+	if !s.listed(carryOption, f.Link) {
 		return nil
 	}
 	fd, err := s.access.Dup(it.res)
@@ -40,9 +40,9 @@ func (s *survey) examineCarried(it *item, msg *filespb.Named) error {
 	return s.addGhost(it, fd, &st, msg, g)
 }
 
-// carries tells whether a path is to be carried.
-func (s *survey) carries(name string) bool {
-	return slices.ContainsFunc(s.sess.OptionList(carryOption), func(p string) bool { return matchPath(p, name) })
+// listed tells whether a path is meant by one of the patterns of an option.
+func (s *survey) listed(option, name string) bool {
+	return slices.ContainsFunc(s.sess.OptionList(option), func(p string) bool { return matchPath(p, name) })
 }
 
 // noteUnused tells of patterns of an option that mean no open file.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -21,24 +20,20 @@ import (
 // neither inode nor time of modification matter.
 const digestOption = "file-digest"
 
+// digestChunk is how much is read between looks at the deadline.
+const digestChunk = 16 << 20
+
 // digestFiles computes the digests that were asked for, while the tree stands
 // still: the content is the one that the offsets belong to.
 func (s *survey) digestFiles(ctx context.Context) error {
-	patterns := s.sess.OptionList(digestOption)
-	if len(patterns) == 0 {
-		return nil
-	}
 	paths := map[string][]*filespb.Identity{}
 	for i := range s.items {
 		n, ok := s.items[i].msg.(*filespb.Named)
 		if !ok || n.GetIdentity().GetMode()&unix.S_IFMT != unix.S_IFREG || n.GetDescription().GetFlags()&unix.O_PATH != 0 {
 			continue
 		}
-		path := string(n.GetPath())
-		if len(n.GetLink()) > 0 {
-			path = string(n.GetLink())
-		}
-		if slices.ContainsFunc(patterns, func(p string) bool { return matchPath(p, string(n.GetPath())) }) {
+		if s.listed(digestOption, string(n.GetPath())) {
+			path := presentName(n)
 			paths[path] = append(paths[path], n.Identity)
 		}
 	}
@@ -72,27 +67,16 @@ func digest(ctx context.Context, path string, size int64) ([]byte, error) {
 	}
 	defer f.Close()
 	sum := sha256.New()
-	n, err := io.Copy(sum, io.LimitReader(&untilDone{ctx, f}, size))
-	if err == nil && n < size {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%d bytes of %d: %w", n, size, err)
+	for left := size; left > 0; {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		n, err := io.CopyN(sum, f, min(left, digestChunk))
+		if left -= n; err != nil {
+			return nil, fmt.Errorf("read all but %d bytes of %d: %w", left, size, err)
+		}
 	}
 	return sum.Sum(nil), nil
-}
-
-// untilDone reads as long as a context lasts.
-type untilDone struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r *untilDone) Read(b []byte) (int, error) {
-	if r.ctx.Err() != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	return r.Reader.Read(b)
 }
 
 // compareContent compares a file by its content. What is not the same is said as

@@ -101,15 +101,21 @@ func identity(st *unix.Statx_t) *filespb.Identity {
 
 func nanoseconds(t unix.StatxTimestamp) int64 { return t.Sec*1e9 + int64(t.Nsec) }
 
+// presentName is the path under which a file is now: its own, or the other name of one
+// that was deleted.
+func presentName(n *filespb.Named) string {
+	if len(n.GetLink()) > 0 {
+		return string(n.GetLink())
+	}
+	return string(n.GetPath())
+}
+
 // checkNamed compares the file that a path leads to now with the one of the
 // checkpoint. The level is [sdk.LevelOK] if there is nothing to say.
 func (p policies) checkNamed(n *filespb.Named) (level sdk.Level, text, help string) {
-	path := string(n.GetPath())
+	path := presentName(n)
 	if n.GetProcess() != 0 || n.GetGhost() != 0 {
 		return sdk.LevelOK, "", "" // comes with the process, or with the image
-	}
-	if len(n.GetLink()) > 0 {
-		path = string(n.GetLink())
 	}
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, statxMask, &st)

@@ -89,7 +89,7 @@ func (s *survey) close() { s.access.Close() }
 // gone tells whether an error says that a task has ended or a file was closed,
 // which a tree that runs may do any time.
 func (s *survey) gone(err error) bool {
-	return !s.frozen && (errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBADF))
+	return !s.frozen && (openfile.Gone(err) || errors.Is(err, unix.ENOENT))
 }
 
 // examine finds out what one description is and how it can be carried. Pipes

@@ -100,7 +100,7 @@ func (p *plugin) newSurvey(ctx context.Context, sess *sdk.Session, frozen bool) 
 // gone tells whether an error is that of a socket that was closed while the tree
 // runs, and whose number may be another file's by now.
 func (s *survey) gone(err error) bool {
-	return !s.frozen && (errors.Is(err, unix.EBADF) || errors.Is(err, unix.ESRCH) || errors.Is(err, sdk.ErrChanged))
+	return !s.frozen && (openfile.Gone(err) || errors.Is(err, sdk.ErrChanged))
 }
 
 // examine finds out what one socket is and how it can be carried.

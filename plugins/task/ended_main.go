@@ -3,9 +3,6 @@ package task
 import (
 	"bytes"
 	"context"
-	"fmt"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
@@ -36,26 +33,25 @@ func endedMain(p *sdk.Process) (*taskpb.Thread, error) {
 // The host has them exit before the seal.
 func setEndedMains(ctx context.Context, host sdk.Host, saved []*savedProcess) error {
 	var ended []*savedProcess
-	have := map[sdk.TaskID]*taskpb.Credentials{}
 	for _, p := range saved {
-		if p.main == nil {
-			continue
+		if p.main != nil {
+			ended = append(ended, p.mainAlone(p.main))
 		}
-		c, err := credentialsNow(p.proc.PID)
+	}
+	return eachThread(ctx, host, ended, func(s *script, p *savedProcess, t *savedThread) error {
+		have, err := startingCredentials(p)
 		if err != nil {
 			return err
 		}
-		bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
-		if err != nil {
-			return fmt.Errorf("read own securebits: %w", err)
-		}
-		c.Securebits = uint32(bits) // the task is a descendant of the host, as the plugin is
-		have[p.proc.ID] = c
-		p.main.TID = p.proc.PID // until it exits
-		ended = append(ended, &savedProcess{proc: p.proc, rec: p.rec, threads: []savedThread{*p.main}})
-	}
-	return eachThread(ctx, host, ended, func(s *script, p *savedProcess, t *savedThread) error {
-		setCredentials(s, have[p.proc.ID], t.rec.GetCredentials(), p.users)
+		setCredentials(s, have, t.rec.GetCredentials(), p.users)
 		return setName(s, t.rec)
 	})
+}
+
+// mainAlone is a process with nothing but its main thread, which is to become what
+// t was.
+func (p *savedProcess) mainAlone(t *savedThread) *savedProcess {
+	main := *t
+	main.TID = p.proc.PID
+	return &savedProcess{proc: p.proc, own: p.own, rec: p.rec, users: p.users, threads: []savedThread{main}}
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/firn-cr/firn/plugins/task/taskpb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/kern"
-	"github.com/firn-cr/firn/sdk/tape"
 )
 
 // RestoreIdentity implements [sdk.IdentityRestorer]. A process that goes into a
@@ -33,31 +32,22 @@ func (*plugin) RestoreIdentity(ctx context.Context, req *sdk.RestoreRequest) err
 	if err := place.makeDeleted(saved); err != nil {
 		return err
 	}
-	var runs []tape.Run
-	var scripts []*script
-	for _, p := range saved {
-		have, err := credentialsNow(p.proc.PID)
+	mains := make([]*savedProcess, len(saved))
+	for i, p := range saved {
+		mains[i] = p.mainAlone(p.first())
+	}
+	return eachThread(ctx, req.Host, mains, func(s *script, p *savedProcess, t *savedThread) error {
+		have, err := credentialsNow(t.TID)
 		if err != nil {
 			return err
 		}
-		s := &script{}
 		setLoginUID(s, uint32(login), p.rec.GetLoginuid())
-		if d := p.rec.GetFs().GetDeletedCwd(); d != nil {
-			place.enterDeleted(s, p.rec.GetFs())
+		if fs := p.rec.GetFs(); fs.GetDeletedCwd() != nil {
+			place.enterDeleted(s, fs)
 		}
-		setIDs(s, have, p.first().rec.GetCredentials(), nil)
-		runs, scripts = append(runs, tape.Run{TID: p.proc.PID, Tape: &s.Tape}), append(scripts, s)
-	}
-	outcomes, err := runTapes(ctx, req.Host, runs)
-	if err != nil {
-		return err
-	}
-	for i, s := range scripts {
-		if err := s.err(saved[i].proc.ID, &outcomes[i]); err != nil {
-			return err
-		}
-	}
-	return nil
+		setIDs(s, have, t.rec.GetCredentials(), nil)
+		return nil
+	})
 }
 
 // first is the thread whose credentials the main thread, which makes all others,
@@ -167,11 +157,7 @@ func scheduleFromOutside(saved []*savedProcess) error {
 			if err := kern.IoprioSet(t.TID, int(s.GetIoprio())); err != nil {
 				return fmt.Errorf("set I/O priority of task %d: %w", t.ID, err)
 			}
-			err := unix.SchedSetAttr(t.TID, &unix.SchedAttr{
-				Size: unix.SizeofSchedAttr, Policy: s.GetPolicy(), Flags: s.GetFlags(), Nice: s.GetNice(), Priority: s.GetPriority(),
-				Runtime: s.GetRuntime(), Deadline: s.GetDeadline(), Period: s.GetPeriod(), Util_min: s.GetUtilMin(), Util_max: s.GetUtilMax(),
-			}, 0)
-			if err != nil {
+			if err := unix.SchedSetAttr(t.TID, schedAttr(s), 0); err != nil {
 				return fmt.Errorf("set scheduling policy of task %d: %w", t.ID, err)
 			}
 		}

@@ -136,20 +136,19 @@ func setPriorities(s *script, r *taskpb.Scheduling) {
 	s.do("scheduling policy", unix.SYS_SCHED_SETATTR, tape.Imm(0), s.Bytes(encodeSchedAttr(r)).Arg(), tape.Imm(0))
 }
 
-// encodeSchedAttr makes struct sched_attr of 56 bytes:
-//
-//	0 size (4)  4 policy (4)  8 flags  16 nice (4)  20 priority (4)
-//	24 runtime  32 deadline  40 period  48 util_min (4)  52 util_max (4)
+// schedAttr is what sched_setattr(2) wants.
+func schedAttr(r *taskpb.Scheduling) *unix.SchedAttr {
+	return &unix.SchedAttr{
+		Size: unix.SizeofSchedAttr, Policy: r.GetPolicy(), Flags: r.GetFlags(), Nice: r.GetNice(), Priority: r.GetPriority(),
+		Runtime: r.GetRuntime(), Deadline: r.GetDeadline(), Period: r.GetPeriod(), Util_min: r.GetUtilMin(), Util_max: r.GetUtilMax(),
+	}
+}
+
+// encodeSchedAttr makes struct sched_attr, which has no padding.
 func encodeSchedAttr(r *taskpb.Scheduling) []byte {
-	le := binary.LittleEndian
-	b := le.AppendUint32(nil, unix.SizeofSchedAttr)
-	b = le.AppendUint32(b, r.GetPolicy())
-	b = le.AppendUint64(b, r.GetFlags())
-	b = le.AppendUint32(b, uint32(r.GetNice()))
-	b = le.AppendUint32(b, r.GetPriority())
-	b = le.AppendUint64(b, r.GetRuntime())
-	b = le.AppendUint64(b, r.GetDeadline())
-	b = le.AppendUint64(b, r.GetPeriod())
-	b = le.AppendUint32(b, r.GetUtilMin())
-	return le.AppendUint32(b, r.GetUtilMax())
+	b, err := binary.Append(nil, binary.LittleEndian, schedAttr(r))
+	if err != nil {
+		panic(err) // all fields are numbers
+	}
+	return b
 }

@@ -69,21 +69,14 @@ func (p *placer) thread(s *script, sp *savedProcess, t *savedThread) error {
 
 // sealRights sets limits and credentials.
 func sealRights(ctx context.Context, host sdk.Host, saved []*savedProcess) error {
-	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
-	if err != nil {
-		return fmt.Errorf("read own securebits: %w", err)
-	}
 	// The threads of a process have what its main thread has, which made them.
 	have := map[sdk.TaskID]*taskpb.Credentials{}
 	for _, p := range saved {
-		if have[p.proc.ID], err = credentialsNow(p.threads[0].TID); err != nil {
+		c, err := startingCredentials(p)
+		if err != nil {
 			return err
 		}
-		// The tasks are descendants of the host, as the plugin is.
-		have[p.proc.ID].Securebits = uint32(bits)
-		if p.users != nil { // who enters a user namespace has the default there
-			have[p.proc.ID].Securebits = 0
-		}
+		have[p.proc.ID] = c
 	}
 	return eachThread(ctx, host, saved, func(s *script, p *savedProcess, t *savedThread) error {
 		if p.leads(t) {
@@ -106,6 +99,21 @@ func startClocks(s *script, p *savedProcess, t *savedThread) error {
 	sealProcess(s, p.rec)
 	armPosixTimers(s, p.rec.GetPosixTimers())
 	return armIntervalTimers(s, p.rec.GetIntervalTimers())
+}
+
+// startingCredentials are those that all threads of a process have before theirs
+// are set.
+func startingCredentials(p *savedProcess) (*taskpb.Credentials, error) {
+	c, err := credentialsNow(p.threads[0].TID)
+	if err != nil || p.users != nil { // who enters a user namespace has the default securebits there
+		return c, err
+	}
+	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read own securebits: %w", err)
+	}
+	c.Securebits = uint32(bits) // the tasks are descendants of the host, as the plugin is
+	return c, nil
 }
 
 // credentialsNow reads the credentials that a thread has now.

@@ -2,10 +2,13 @@ package openfile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/kern"
@@ -52,6 +55,10 @@ func (a *Access) Dup(r *sdk.Resource) (int, error) {
 	}
 	return fd, nil
 }
+
+// Gone tells whether an error is that of a descriptor that was closed, or of a
+// process that has ended, since the tree was looked at: it runs.
+func Gone(err error) bool { return errors.Is(err, unix.EBADF) || errors.Is(err, unix.ESRCH) }
 
 // FDInfo reads the fdinfo of a description.
 func (a *Access) FDInfo(r *sdk.Resource) (*procfs.FDInfo, error) {

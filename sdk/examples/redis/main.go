@@ -80,8 +80,8 @@ func find(s *sdk.Session) (map[sdk.TaskID]string, error) {
 			continue
 		}
 		fd, err := access.Dup(r)
-		if errors.Is(err, unix.EBADF) || errors.Is(err, unix.ESRCH) {
-			continue // closed meanwhile: the tree runs
+		if openfile.Gone(err) {
+			continue
 		}
 		if err != nil {
 			return nil, err
