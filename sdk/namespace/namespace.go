@@ -72,8 +72,9 @@ func Within(ns *os.File, f func() error) error {
 // Restore makes the namespaces of a request, each with the tape that create
 // returns, and has the processes that lived in it join it through a descriptor of
 // this process. The first process makes it, or the keeper of the user namespace to
-// which it belongs. flag is the CLONE_NEW* of the kind of namespace. All are made
-// at the same time, then all who join them do.
+// which it belongs; one that the caller names ([Joined]) is there. flag is the
+// CLONE_NEW* of the kind of namespace. All are made at the same time, then all who
+// join them do.
 func Restore(ctx context.Context, req *sdk.RestoreRequest, flag int,
 	create func(r *sdk.Resource) (*tape.Tape, error)) error {
 	var creators, members []tape.Run
@@ -88,6 +89,15 @@ func Restore(ctx context.Context, req *sdk.RestoreRequest, flag int,
 		r := &req.Resources[i]
 		tasks := Members(req.Session, r)
 		if len(tasks) == 0 {
+			continue
+		}
+		if path, ok := Joined(req.Session, r); ok {
+			ns, err := OpenPath(path, flag)
+			if err != nil {
+				return fmt.Errorf("%s namespace of task %d: %w", r.Namespace.Name, tasks[0].ID, err)
+			}
+			made[r] = ns
+			members = join(members, req, ns, flag, tasks)
 			continue
 		}
 		if r.Namespace.Owner != 0 {
@@ -113,9 +123,7 @@ func Restore(ctx context.Context, req *sdk.RestoreRequest, flag int,
 			return fmt.Errorf("%s namespace of task %d: %w", r.Namespace.Name, tasks[0].ID, err)
 		}
 		made[r] = ns
-		for _, p := range tasks[1:] {
-			members = append(members, tape.Run{TID: p.PID, Tape: Join(req.PluginFD, ns, flag)})
-		}
+		members = join(members, req, ns, flag, tasks[1:])
 	}
 	for _, r := range owned {
 		ns, err := createOwned(ctx, req, r, create)
@@ -123,11 +131,16 @@ func Restore(ctx context.Context, req *sdk.RestoreRequest, flag int,
 			return err
 		}
 		made[r] = ns
-		for _, p := range Members(req.Session, r) {
-			members = append(members, tape.Run{TID: p.PID, Tape: Join(req.PluginFD, ns, flag)})
-		}
+		members = join(members, req, ns, flag, Members(req.Session, r))
 	}
 	return Run(ctx, req.Host, "join namespace", members)
+}
+
+func join(runs []tape.Run, req *sdk.RestoreRequest, ns *os.File, flag int, tasks []*sdk.Process) []tape.Run {
+	for _, p := range tasks {
+		runs = append(runs, tape.Run{TID: p.PID, Tape: Join(req.PluginFD, ns, flag)})
+	}
+	return runs
 }
 
 // createOwned has the keeper of the user namespace that owns a namespace make it,

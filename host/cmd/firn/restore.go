@@ -113,6 +113,8 @@ func addRestorePluginFlags(f *pflag.FlagSet) {
 	f.StringArray("rewrite-addr", nil, "give sockets with the IP address OLD the address NEW: `OLD=NEW`; may be repeated")
 	f.IntSlice("inherit", nil, "take the caller's descriptor `FD` for that of the same number of the root process; may be repeated")
 	f.StringArray("inherit-fd", nil, "take descriptor N of the caller for a file: `fd[N]:KEY`, where KEY is pipe:[INODE] or a path; may be repeated")
+	f.StringArray("join-ns", nil, "let the tree enter a namespace instead of one of its own: `NAME:PATH`, net:/run/netns/blue; may be repeated")
+	f.StringArray("external", nil, "make the other end of a veth device under another name, in a bridge or not: `veth[DEVICE]:NAME[@BRIDGE]`; may be repeated")
 	f.Bool("host-clocks", false, "do not continue CLOCK_MONOTONIC and CLOCK_BOOTTIME: let the tree see those of this machine")
 }
 

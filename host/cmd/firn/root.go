@@ -104,7 +104,7 @@ func addPluginFlags(f *pflag.FlagSet) {
 	f.String("ghost-limit", "1M", "carry the content of deleted files up to this size")
 	f.StringArray("carry", nil, "carry the content of open regular files: `PATH`, a pattern, or a directory and a slash; may be repeated")
 	f.StringArray("file-digest", nil, "let the restore know open regular files by their content: `PATH`, a pattern, or a directory and a slash; may be repeated")
-	f.StringArray("external", nil, "leave a file out of the image: `KEY` is what /proc/PID/fd shows, pipe:[INODE] or a path; may be repeated")
+	f.StringArray("external", nil, "leave something out of the image: `KEY` is what /proc/PID/fd shows of a file, pipe:[INODE] or a path; net[INODE] of a network namespace; veth[DEVICE] of the other end of a device; may be repeated")
 	f.Bool("link-remap", false, "give deleted files that have another, unknown name one more until the restore")
 	f.Bool("tcp-established", false, "carry TCP connections; their packets are kept away until the restore")
 	f.Bool("tcp-close", false, "give TCP connections up: they are restored as ended")

@@ -1,0 +1,182 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firn-cr/firn/plugins/network/networkpb"
+	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/namespace"
+	"github.com/firn-cr/firn/sdk/tape"
+)
+
+// RestoreNamespaces implements [sdk.NamespaceRestorer].
+func (p *plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest) (err error) {
+	p.mu.Lock()
+	p.outside = nil
+	p.mu.Unlock()
+	all, err := load(req)
+	if err != nil {
+		return err
+	}
+	err = namespace.Restore(ctx, req, unix.CLONE_NEWNET, func(*sdk.Resource) (*tape.Tape, error) {
+		t := &tape.Tape{}
+		t.Call(unix.SYS_UNSHARE, tape.Imm(unix.CLONE_NEWNET))
+		return t, nil
+	})
+	if err != nil {
+		return err
+	}
+	var todo []*saved
+	defer func() {
+		for _, s := range todo {
+			err = errors.Join(err, s.conns.close())
+		}
+	}()
+	for _, s := range all {
+		if _, joined := namespace.Joined(req.Session, s.res); joined {
+			continue
+		}
+		ns, err := namespace.Open(s.first.PID, "net")
+		if err != nil {
+			return err
+		}
+		if s.conns, err = connect(ns); err != nil {
+			return err
+		}
+		todo = append(todo, s)
+	}
+	if err := p.makeLinks(req.Session, todo); err != nil {
+		return err
+	}
+	for _, s := range todo {
+		if err := p.fill(s); err != nil {
+			return fmt.Errorf("network namespace of task %d: %w", s.first.ID, err)
+		}
+	}
+	for _, s := range todo {
+		if err := p.compare(s); err != nil {
+			return fmt.Errorf("network namespace of task %d: %w", s.first.ID, err)
+		}
+	}
+	return nil
+}
+
+// generateNone is the value of addr_gen_mode that has the kernel make no
+// link-local address (IN6_ADDR_GEN_MODE_NONE).
+const generateNone = "1"
+
+// fill makes everything of a namespace but the devices.
+func (p *plugin) fill(s *saved) error {
+	if err := s.configure(); err != nil {
+		return err
+	}
+	var devices []string
+	first := s.sysctls
+	for _, l := range s.links {
+		devices = append(devices, l.GetName())
+		first = append(first[:len(first):len(first)],
+			&networkpb.Sysctl{Path: "ipv6/conf/" + l.GetName() + "/addr_gen_mode", Value: generateNone})
+	}
+	if err := p.apply(s.conns.ns, first, devices, false); err != nil {
+		return err
+	}
+	if err := s.raise(); err != nil {
+		return err
+	}
+	if err := s.reconcile(); err != nil {
+		return err
+	}
+	if s.conns.filter != nil {
+		if err := restoreRuleset(s.conns.filter, s.nft); err != nil {
+			return err
+		}
+		if err := restoreTracking(s.conns.filter, s.entries[networkpb.Table_TABLE_CONNTRACK]); err != nil {
+			return err
+		}
+	}
+	if err := p.apply(s.conns.ns, s.sysctls, devices, true); err != nil {
+		return err
+	}
+	return s.reconcile() // settings make the kernel add addresses and routes
+}
+
+func (s *saved) reconcile() error {
+	for _, t := range tables {
+		if err := t.reconcile(s.conns.route, s.entries[t.id]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compare makes sure that a namespace is what it was.
+func (p *plugin) compare(s *saved) error {
+	fresh, err := p.freshSettings()
+	if err != nil {
+		return err
+	}
+	now, err := s.conns.read(fresh)
+	if err != nil {
+		return err
+	}
+	for _, l := range s.links {
+		o := now.link(l.GetIndex())
+		if o == nil {
+			return fmt.Errorf("device %s is not there: %w", l.GetName(), sdk.ErrUnsupported)
+		}
+		if o.GetKind() == kindVeth {
+			o.Lower = 0
+		}
+		if what := sameLink(l, o.Link); what != "" {
+			return fmt.Errorf("device %s is not what it was: %s: %w", l.GetName(), what, sdk.ErrUnsupported)
+		}
+	}
+	for _, t := range tables {
+		if err := t.compare(s.conns.route, s.entries[t.id]); err != nil {
+			return err
+		}
+	}
+	return compareSysctls(s.sysctls, now.sysctls)
+}
+
+func (c *contents) link(index uint32) *link {
+	for _, l := range c.links {
+		if l.GetIndex() == index {
+			return l
+		}
+	}
+	return nil
+}
+
+func compareSysctls(want, have []*networkpb.Sysctl) error {
+	values := settings{}
+	for _, s := range have {
+		values[s.GetPath()] = s.GetValue()
+	}
+	for _, s := range want {
+		if v, ok := values[s.GetPath()]; !ok || v != s.GetValue() {
+			return fmt.Errorf("setting %s is %q, want %q: %w", s.GetPath(), v, s.GetValue(), sdk.ErrUnsupported)
+		}
+		delete(values, s.GetPath())
+	}
+	for path, v := range values {
+		return fmt.Errorf("setting %s is %q, which it was not: %w", path, v, sdk.ErrUnsupported)
+	}
+	return nil
+}
+
+// Seal implements [sdk.Sealer]: the sockets are there, packets may come.
+func (p *plugin) Seal(context.Context, *sdk.RestoreRequest) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range p.outside {
+		if err := o.goLive(); err != nil {
+			return fmt.Errorf("the other end of device %s: %w", o.inner.GetName(), err)
+		}
+	}
+	return nil
+}
