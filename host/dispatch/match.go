@@ -58,17 +58,40 @@ func Match(descs []sdk.Description, resources []sdk.Resource, rules ...Rule) (As
 		} else {
 			a.ByPlugin[owner] = append(a.ByPlugin[owner], r)
 		}
-		last := ""
-		for i := range attenders[r.Kind] {
-			c := &attenders[r.Kind][i]
-			// The claims of a plugin follow each other.
-			if c.plugin != owner && c.plugin != last && c.matches(s) {
-				a.Attended[c.plugin] = append(a.Attended[c.plugin], r)
-				last = c.plugin
-			}
-		}
+		attend(attenders[r.Kind], s, owner, a.Attended)
 	}
 	return a, nil
+}
+
+// attend adds a resource to those of the plugins that attend it and do not own it.
+func attend(claims []claim, s *subject, owner string, to map[string][]sdk.Resource) {
+	last := ""
+	for i := range claims {
+		c := &claims[i]
+		// The claims of a plugin follow each other.
+		if c.plugin != owner && c.plugin != last && c.matches(s) {
+			to[c.plugin] = append(to[c.plugin], *s.Resource)
+			last = c.plugin
+		}
+	}
+}
+
+// Owned are resources whose plugin is known.
+type Owned struct {
+	Plugin   string
+	Resource sdk.Resource
+}
+
+// Attended returns the resources that plugins attend and that belong to others,
+// by plugin.
+func (s *Set) Attended(resources []Owned) map[string][]sdk.Resource {
+	attenders := compile(s.Descriptions(), true)
+	out := map[string][]sdk.Resource{}
+	for i := range resources {
+		r := &resources[i]
+		attend(attenders[r.Resource.Kind], newSubject(&r.Resource), r.Plugin, out)
+	}
+	return out
 }
 
 // claim is a claim of a plugin, ready to be matched.

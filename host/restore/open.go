@@ -49,6 +49,9 @@ func (r *flow) open(ctx context.Context) (err error) {
 	if err := r.assignTasks(); err != nil {
 		return err
 	}
+	if err := r.checkJoins(); err != nil {
+		return err
+	}
 	return r.openSessions(ctx)
 }
 
@@ -138,7 +141,8 @@ func (r *flow) decode() (err error) {
 	return nil
 }
 
-// assignTasks gives every process to the plugin that claims tasks.
+// assignTasks gives every process to the plugin that claims tasks, and shows
+// plugins what they attend.
 func (r *flow) assignTasks() error {
 	var tasks []sdk.Resource
 	for i := range r.tree.Processes {
@@ -156,6 +160,11 @@ func (r *flow) assignTasks() error {
 	for name, own := range assigned.ByPlugin {
 		r.owners[name] = append(r.owners[name], own...)
 	}
+	var objects []dispatch.Owned
+	for _, o := range r.host.Objects {
+		objects = append(objects, dispatch.Owned{Plugin: o.Plugin, Resource: o.Resource})
+	}
+	r.attended = r.plugins.Attended(objects)
 	return nil
 }
 

@@ -20,7 +20,7 @@ import (
 // what mappings and tasks it owns, its records tell.
 func (r *flow) round(p *dispatch.Plugin) dispatch.Round {
 	return dispatch.Round{
-		Tree: r.tree, Resources: r.owners[p.Name()],
+		Tree: r.tree, Resources: r.owners[p.Name()], Attended: r.attended[p.Name()],
 		ImageFD: r.service.image, PluginFD: r.service.plugins[p.Name()],
 	}
 }

@@ -40,6 +40,7 @@ type flow struct {
 	tree     *sdk.Tree
 	files    []sdk.Resource
 	owners   map[string][]sdk.Resource // plugin -> its files and namespaces
+	attended map[string][]sdk.Resource // plugin -> those of others that it attends
 	contexts map[sdk.TaskID]*task.Context
 
 	service  serviceFDs

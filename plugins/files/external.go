@@ -39,9 +39,13 @@ func (s *survey) examineExternal(it *item) error {
 	return nil
 }
 
-// noteExternalUnused tells of what was named but is not open.
+// noteExternalUnused tells of files that were named but are not open. What is no
+// file is named as KIND[...].
 func (s *survey) noteExternalUnused() {
 	for _, key := range s.sess.OptionList(externalOption) {
+		if kind, _, other := strings.Cut(key, "["); other && !strings.ContainsAny(kind, ":/") {
+			continue
+		}
 		if !slices.ContainsFunc(s.items, func(it item) bool { return it.file() != nil && it.file().Link == key }) {
 			s.report.Note(&sdk.Resource{Task: s.sess.Tree.Root}, fmt.Sprintf("--%s %s: no such file is open", externalOption, key))
 		}

@@ -146,6 +146,15 @@ func (*plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) ([]sdk.Fin
 			findings = append(findings, f)
 		}
 	}
+	for i := range req.Resources {
+		r := &req.Resources[i]
+		if _, ok := namespace.Joined(req.Session, r); ok {
+			findings = append(findings, sdk.Finding{
+				Level: sdk.LevelBlock, Task: r.Task, Object: r.Object, Subject: subject,
+				Text: "its objects are restored into a namespace of their own", Help: "leave out --" + namespace.JoinOption,
+			})
+		}
+	}
 	list, err := checkImageDescriptors(req)
 	return append(findings, list...), err
 }

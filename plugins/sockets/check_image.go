@@ -17,20 +17,36 @@ import (
 
 // CheckImage implements [sdk.ImageChecker]: every address that the image needs
 // must be free. Ports are bound for a moment to find out.
-func (p *plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) ([]sdk.Finding, error) {
+func (p *plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) (_ []sdk.Finding, err error) {
 	im, err := readRequest(req)
 	if err != nil {
 		return nil, err
 	}
 	defer im.close()
-	c := &imageCheck{files: map[uint64]*sdk.Resource{}, closing: req.Enabled(tcpClose)}
+	if err := p.enterNetworks(im, req, ofJoined(req.Session)); err != nil {
+		return nil, err
+	}
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		err = errors.Join(err, p.nets.leave())
+	}()
+	c := &imageCheck{
+		files: map[uint64]*sdk.Resource{}, closing: req.Enabled(tcpClose),
+		existing: map[*network]map[tuple]bool{}, named: map[*network]map[uint32]*unixSocket{},
+	}
 	for i := range req.Resources {
 		c.files[req.Resources[i].Object] = &req.Resources[i]
 	}
 	for _, r := range im.inet {
-		c.checkInet(r)
+		if r.network == nil {
+			continue // nobody has anything in a namespace that will be made
+		}
+		if err := r.network.do(func() error { c.checkInet(r); return nil }); err != nil {
+			return nil, err
+		}
 	}
-	if err := c.checkUnix(im); err != nil {
+	if err := p.checkUnix(c, im); err != nil {
 		return nil, err
 	}
 	return c.report.Findings(), nil
@@ -40,8 +56,10 @@ type imageCheck struct {
 	files   map[uint64]*sdk.Resource
 	report  openfile.Report
 	closing bool // connections are given up
-	// existing are the connections of this machine, once somebody asked.
-	existing map[tuple]bool
+	// existing are the connections of a namespace, once somebody asked, named its
+	// unix sockets.
+	existing map[*network]map[tuple]bool
+	named    map[*network]map[uint32]*unixSocket
 }
 
 func (c *imageCheck) block(object uint64, text, help string) {
@@ -64,10 +82,10 @@ func (c *imageCheck) checkInet(r *inetRecord) {
 			c.block(r.object, fmt.Sprintf("connection %s->%s: %v", addrPort(r.msg.GetLocal()), addrPort(r.msg.GetRemote()), r.rewritten), "--"+tcpClose+": give it up")
 			return
 		}
-		if c.existing == nil {
-			c.existing = connectionsHere()
+		if c.existing[r.network] == nil {
+			c.existing[r.network] = connectionsHere()
 		}
-		err = bindConnection(r, c.existing)
+		err = bindConnection(r, c.existing[r.network])
 	} else {
 		err = bindInet(r)
 	}
@@ -130,20 +148,26 @@ func portHolder(r *inetRecord) (holder, help string) {
 }
 
 // checkUnix checks names and files.
-func (c *imageCheck) checkUnix(im *image) error {
-	if len(im.unix) == 0 {
-		return nil
-	}
-	all, err := unixSockets()
-	if err != nil {
-		return err
-	}
+func (p *plugin) checkUnix(c *imageCheck, im *image) error {
 	for _, r := range im.unix {
 		name := r.msg.GetName()
+		// A file may belong to a socket of any namespace, of which those are seen
+		// that are here.
+		network := r.network
+		if network == nil && len(name) > 0 && name[0] != 0 {
+			network = p.nets.own
+		}
+		if network == nil {
+			continue
+		}
+		all, err := c.namesOf(network)
+		if err != nil {
+			return err
+		}
 		switch {
 		case len(name) == 0:
 		case name[0] == 0:
-			used, err := inUse(r.typ(), name)
+			used, err := network.inUse(r.typ(), name)
 			if err != nil {
 				return err
 			}
@@ -158,6 +182,14 @@ func (c *imageCheck) checkUnix(im *image) error {
 		}
 	}
 	return nil
+}
+
+// namesOf are the unix sockets of a namespace.
+func (c *imageCheck) namesOf(n *network) (all map[uint32]*unixSocket, err error) {
+	if c.named[n] == nil {
+		c.named[n], err = n.unixSockets()
+	}
+	return c.named[n], err
 }
 
 // checkNode checks where the file of a socket will be.

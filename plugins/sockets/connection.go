@@ -46,7 +46,10 @@ func (c *savedConnection) String() string {
 func (s *survey) examineConnection(it *item, fd int, msg *socketspb.Inet, remote *socketspb.InetAddress, state uint8) error {
 	name := protocolName(it.kindOf())
 	if remote == nil {
-		remote = connectingTo(it) // getpeername(2) does not tell before the peer has answered
+		// getpeername(2) does not tell before the peer has answered.
+		if err := it.network.do(func() error { remote = connectingTo(it); return nil }); err != nil {
+			return err
+		}
 	}
 	what := "established " + name + " connection"
 	if n := stateNames[state]; n != "" {
@@ -137,18 +140,18 @@ func (p *plugin) readConnections(s *survey) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conns = s.conns
-	var tuples []tuple
 	var fit []*savedConnection
 	for _, c := range s.conns {
-		tuples = append(tuples, c.tuple())
 		if c.msg.GetConnection().GetState() != stateSynSent {
 			fit = append(fit, c)
 		}
 	}
 	start := time.Now()
 	var err error
-	if p.lock, err = holdLock(tuples); err != nil {
-		return err
+	for n, tuples := range p.tuples() {
+		if err := n.holdLock(tuples); err != nil {
+			return err
+		}
 	}
 	if p.reader == nil {
 		if p.reader, err = newReader(); err != nil {
@@ -172,6 +175,15 @@ func (p *plugin) readConnections(s *survey) error {
 	}
 	s.sess.Log.Debug("connections read", "count", len(s.conns), "took", time.Since(start))
 	return nil
+}
+
+// tuples are the connections that are being saved, by their namespace.
+func (p *plugin) tuples() map[*network][]tuple {
+	out := map[*network][]tuple{}
+	for _, c := range p.conns {
+		out[c.it.network] = append(out[c.it.network], c.tuple())
+	}
+	return out
 }
 
 // take turns what was read into records.
@@ -201,7 +213,7 @@ func (c *savedConnection) take(r *rawConnection) {
 	}
 }
 
-// letGo gives back what was held for connections: their descriptors, the lock,
+// letGo gives back what was held for connections: their descriptors, the locks,
 // the reader. The connections go on.
 func (p *plugin) letGo() error {
 	p.mu.Lock()
@@ -209,8 +221,8 @@ func (p *plugin) letGo() error {
 	for _, c := range p.conns {
 		closeFD(&c.fd)
 	}
-	err := errors.Join(p.lock.release(), p.reader.close())
-	p.conns, p.lock, p.reader = nil, nil, nil
+	err := errors.Join(p.nets.leave(), p.reader.close())
+	p.conns, p.reader = nil, nil
 	return err
 }
 
@@ -219,15 +231,10 @@ func (p *plugin) letGo() error {
 // sends nothing (tcp_disconnect).
 func (p *plugin) giveUp() error {
 	p.mu.Lock()
-	if len(p.conns) == 0 {
-		p.mu.Unlock()
-		return nil
+	var err error
+	for n, tuples := range p.tuples() {
+		err = errors.Join(err, n.leaveLock(p.left, tuples))
 	}
-	var tuples []tuple
-	for _, c := range p.conns {
-		tuples = append(tuples, c.tuple())
-	}
-	err := leaveLock(p.left, tuples)
 	for _, c := range p.conns {
 		if c.msg.GetConnection().GetState() == stateSynSent {
 			continue // resets nothing that the peer knows

@@ -15,8 +15,9 @@ import (
 // restored is a connection that is being rebuilt. Until it goes live it is in
 // repair mode: it sends nothing, and closing it tells the peer nothing.
 type restored struct {
-	fd  int
-	msg *socketspb.Inet
+	fd      int
+	msg     *socketspb.Inet
+	network *network
 	// unsent are the bytes that were in the send queue only.
 	unsent []byte
 	// reuse is SO_REUSEADDR, buffers are the sizes of a socket whose sizes were
@@ -39,20 +40,18 @@ func (c *restored) String() string {
 
 // restoreConnections rebuilds connections up to the moment when they go live.
 func (p *plugin) restoreConnections(im *image) error {
-	var tuples []tuple
+	tuples := map[*network][]tuple{}
 	for _, r := range im.inet {
 		if r.msg.GetConnection() != nil {
-			tuples = append(tuples, (&restored{msg: r.msg}).tuple())
+			tuples[r.network] = append(tuples[r.network], (&restored{msg: r.msg}).tuple())
 		}
-	}
-	if len(tuples) == 0 {
-		return nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var err error
-	if p.lock, err = holdLock(tuples); err != nil {
-		return err
+	for n, list := range tuples {
+		if err := n.holdLock(list); err != nil {
+			return err
+		}
 	}
 	for _, r := range im.inet {
 		if r.msg.GetConnection() == nil {
@@ -71,10 +70,10 @@ func (p *plugin) restoreConnections(im *image) error {
 // before connect(2) only, what was negotiated after it, and the windows at last.
 func restoreConnection(r *inetRecord) (*restored, error) {
 	s, m := r.msg.GetSocket(), r.msg.GetConnection()
-	c := &restored{msg: r.msg}
+	c := &restored{msg: r.msg, network: r.network}
 	var err error
-	if r.fd, err = unix.Socket(int(s.GetFamily()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP); err != nil {
-		return nil, fmt.Errorf("make socket: %w", err)
+	if r.fd, err = r.network.socket(int(s.GetFamily()), unix.SOCK_STREAM, unix.IPPROTO_TCP); err != nil {
+		return nil, err
 	}
 	c.fd = r.fd
 	for i, name := range []int{unix.SO_SNDBUF, unix.SO_RCVBUF} {
@@ -274,8 +273,10 @@ func (c *restored) bringToState() error {
 		// No larger window than the peer has had: the kernel would compute the size
 		// of segments from it.
 		window := m.GetWindow().GetSend() >> m.GetSendScale()
-		return sendSegment(t.remote, t.local, segment{
-			seq: m.GetReceiveSeq() + m.GetReceiveLength(), ack: acked, flags: flags, window: uint16(min(window, 0xffff)),
+		return c.network.do(func() error {
+			return sendSegment(t.remote, t.local, segment{
+				seq: m.GetReceiveSeq() + m.GetReceiveLength(), ack: acked, flags: flags, window: uint16(min(window, 0xffff)),
+			})
 		})
 	}
 	var err error
@@ -326,6 +327,7 @@ var errConnected = errors.New("the connection exists")
 func bindConnection(r *inetRecord, existing map[tuple]bool) error {
 	s := r.msg.GetSocket()
 	var err error
+	// The caller is in its namespace.
 	if r.fd, err = unix.Socket(int(s.GetFamily()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP); err != nil {
 		return fmt.Errorf("make socket: %w", err)
 	}

@@ -179,7 +179,7 @@ func unlockLater(t *testing.T, trip *fdtest.Trip) {
 			if r.Kind != kindInet || r.Decode(m) != nil || m.GetConnection().GetLock() == "" {
 				continue
 			}
-			if err := removeLock(m.GetConnection().GetLock()); err != nil {
+			if err := (&network{}).removeLock(m.GetConnection().GetLock()); err != nil {
 				t.Error(err)
 			}
 		}

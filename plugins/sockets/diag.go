@@ -49,9 +49,18 @@ type unixSocket struct {
 	shutdown uint8
 }
 
-// unixSockets lists the unix sockets of the caller's network namespace.
-func unixSockets() (_ map[uint32]*unixSocket, err error) {
-	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
+// dial opens netlink in a namespace.
+func (n *network) dial(family int) (conn *netlink.Conn, err error) {
+	err = n.do(func() error {
+		conn, err = netlink.Dial(family, nil)
+		return err
+	})
+	return conn, err
+}
+
+// unixSockets lists the unix sockets of a namespace.
+func (n *network) unixSockets() (_ map[uint32]*unixSocket, err error) {
+	conn, err := n.dial(unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("open sock_diag: %w", err)
 	}

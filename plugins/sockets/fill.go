@@ -71,8 +71,8 @@ func (u *unixRestore) sender(r *unixRecord, m *socketspb.Message, stranger *int)
 		return from.fd, true, nil
 	}
 	if *stranger < 0 {
-		if *stranger, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			return -1, false, fmt.Errorf("make sender: %w", err)
+		if *stranger, err = r.network.socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0); err != nil {
+			return -1, false, fmt.Errorf("sender: %w", err)
 		}
 	}
 	return *stranger, true, nil
@@ -129,10 +129,10 @@ func send(fd int, data, to []byte) error {
 }
 
 // inUse tells whether an abstract name is taken.
-func inUse(typ int, name []byte) (bool, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
+func (n *network) inUse(typ int, name []byte) (bool, error) {
+	fd, err := n.socket(unix.AF_UNIX, typ, 0)
 	if err != nil {
-		return false, fmt.Errorf("make socket: %w", err)
+		return false, err
 	}
 	defer unix.Close(fd)
 	err = kern.BindUnix(fd, name)

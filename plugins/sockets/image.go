@@ -27,6 +27,8 @@ type inetRecord struct {
 	object    uint64
 	msg       *socketspb.Inet
 	fd        int
+	// network is the namespace to which it belongs; nil if that is not there yet.
+	network *network
 	// streams are the queues of a connection, datagrams that of a UDP socket.
 	streams   []*socketspb.Stream
 	datagrams []*socketspb.Datagram
@@ -38,6 +40,8 @@ type unixRecord struct {
 	msg    *socketspb.Unix
 	queue  []*socketspb.Message
 	fd     int
+	// network is as in inetRecord.
+	network *network
 	// node is an O_PATH descriptor of the file that it is bound to, or -1.
 	node int
 }

@@ -16,6 +16,7 @@ import (
 // checkpointed program may still be in TIME-WAIT. listenInet takes it back.
 func bindInet(r *inetRecord) (err error) {
 	s := r.msg.GetSocket()
+	// The caller is in its namespace.
 	r.fd, err = unix.Socket(int(s.GetFamily()), int(s.GetType())|unix.SOCK_CLOEXEC, int(s.GetProtocol()))
 	if err != nil {
 		return fmt.Errorf("make socket: %w", err)

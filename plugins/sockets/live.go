@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -14,21 +15,19 @@ import (
 func (p *plugin) Seal(context.Context, *sdk.RestoreRequest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var tables []string
+	locks := p.givenUp
 	for _, c := range p.restored {
-		tables = appendNew(tables, c.msg.GetConnection().GetLock())
+		locks = appendNew(locks, leftLock{c.network, c.msg.GetConnection().GetLock()})
 	}
-	for _, name := range append(tables, p.givenUp...) {
-		if name == "" {
+	for _, l := range locks {
+		if l.name == "" {
 			continue
 		}
-		if err := removeLock(name); err != nil {
+		if err := l.network.removeLock(l.name); err != nil {
 			return err
 		}
 	}
-	err := p.lock.release()
-	p.lock = nil
-	if err != nil {
+	if err := p.nets.unlock(); err != nil {
 		return err
 	}
 	for _, c := range p.restored {
@@ -39,13 +38,25 @@ func (p *plugin) Seal(context.Context, *sdk.RestoreRequest) error {
 	return nil
 }
 
-func appendNew(list []string, s string) []string {
-	for _, l := range list {
-		if l == s {
-			return list
-		}
+// leftLock is a table that has waited for the restore.
+type leftLock struct {
+	network *network
+	name    string
+}
+
+func appendNew(list []leftLock, l leftLock) []leftLock {
+	if slices.Contains(list, l) {
+		return list
 	}
-	return append(list, s)
+	return append(list, l)
+}
+
+// Resumed implements [sdk.Resumer].
+func (p *plugin) Resumed(context.Context, *sdk.RestoreRequest) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.restored = nil
+	return p.nets.leave()
 }
 
 // goLive lets the connection have a peer again.
@@ -106,17 +117,17 @@ func (c *restored) shrink() error {
 func (p *plugin) lockAgain() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	byTable := map[string][]tuple{}
+	byTable := map[leftLock][]tuple{}
 	for _, c := range p.restored {
 		if c.live {
-			name := c.msg.GetConnection().GetLock()
-			byTable[name] = append(byTable[name], c.tuple())
+			l := leftLock{c.network, c.msg.GetConnection().GetLock()}
+			byTable[l] = append(byTable[l], c.tuple())
 		}
 	}
 	var errs []error
-	for name, tuples := range byTable {
-		if name != "" {
-			errs = append(errs, leaveLock(name, tuples))
+	for l, tuples := range byTable {
+		if l.name != "" {
+			errs = append(errs, l.network.leaveLock(l.name, tuples))
 		}
 	}
 	for _, c := range p.restored {

@@ -14,25 +14,35 @@ import (
 	"github.com/firn-cr/firn/sdk/procfs"
 )
 
-// readGroups lists the groups that some socket of this machine has joined, if
+// readGroups lists the groups that some socket of each namespace has joined, if
 // the tree has a socket that could.
-func (s *survey) readGroups() (err error) {
+func (s *survey) readGroups() error {
 	for i := range s.items {
 		f := s.items[i].file()
 		if f == nil || f.Socket == nil || f.Socket.Family == unix.AF_UNIX || f.Socket.Type == unix.SOCK_STREAM {
 			continue
 		}
-		s.groups, err = procfs.MulticastGroups()
-		return err
+		s.groups = map[*network][]procfs.MulticastGroup{}
+		for _, n := range s.nets.all() {
+			err := n.do(func() (err error) {
+				s.groups[n], err = procfs.MulticastGroups()
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	return nil
 }
 
 // memberships asks the kernel about every group whether the socket has joined
 // it: it does not list them.
-func (s *survey) memberships(fd int, k kindOfSocket) ([]*socketspb.Membership, error) {
+func (s *survey) memberships(it *item, fd int) ([]*socketspb.Membership, error) {
 	var out []*socketspb.Membership
-	for _, g := range s.groups {
+	k := it.kindOf()
+	for _, g := range s.groups[it.network] {
 		if g.Group.Is6() && k.family == unix.AF_INET || g.Group.Is4() && k.family == unix.AF_INET6 && k.typ == unix.SOCK_RAW {
 			continue // not a group of its family
 		}

@@ -59,21 +59,22 @@ func newLockName() string {
 }
 
 // holdLock locks connections until the lock is released or this process ends.
-func holdLock(tuples []tuple) (*netLock, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+func (n *network) holdLock(tuples []tuple) (err error) {
+	conn, err := n.dial(unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, fmt.Errorf("lock the network: %w", err)
+		return fmt.Errorf("lock the network: %w", err)
 	}
 	l := &netLock{conn: conn, name: newLockName()}
 	if err := makeTable(conn, l.name, tableOwner, tuples); err != nil {
-		return nil, errors.Join(err, conn.Close())
+		return errors.Join(err, conn.Close())
 	}
-	return l, nil
+	n.lock = l
+	return nil
 }
 
 // leaveLock locks connections until somebody removes the table.
-func leaveLock(name string, tuples []tuple) (err error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+func (n *network) leaveLock(name string, tuples []tuple) (err error) {
+	conn, err := n.dial(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return fmt.Errorf("lock the network: %w", err)
 	}
@@ -91,8 +92,8 @@ func (l *netLock) release() error {
 }
 
 // removeLock removes a table that was left; one that is not there is no error.
-func removeLock(name string) (err error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+func (n *network) removeLock(name string) (err error) {
+	conn, err := n.dial(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return fmt.Errorf("unlock the network: %w", err)
 	}

@@ -136,8 +136,9 @@ type optionKey struct{ level, name int }
 // defaults are the options of new sockets. What a socket has in common with
 // them was never set.
 type defaults struct {
-	mu    sync.Mutex
-	kinds map[kindOfSocket]map[optionKey][]byte
+	network *network // where they are read
+	mu      sync.Mutex
+	kinds   map[kindOfSocket]map[optionKey][]byte
 }
 
 func (d *defaults) of(k kindOfSocket) (map[optionKey][]byte, error) {
@@ -146,7 +147,7 @@ func (d *defaults) of(k kindOfSocket) (map[optionKey][]byte, error) {
 	if m, ok := d.kinds[k]; ok {
 		return m, nil
 	}
-	fd, err := unix.Socket(k.family, k.typ|unix.SOCK_CLOEXEC, k.protocol)
+	fd, err := d.network.socket(k.family, k.typ, k.protocol)
 	if err != nil {
 		return nil, fmt.Errorf("make a new socket to compare with: %w", err)
 	}

@@ -21,23 +21,20 @@ const (
 
 // plugin carries sockets.
 type plugin struct {
-	// usual are the options of new sockets; those that were read before the
-	// freeze need not be read again.
-	usual defaults
-
 	mu sync.Mutex
+	// nets are the network namespaces of the session.
+	nets networks
 	// frozen is what was found while the tree stood still; the dump needs it.
 	frozen *survey
-	// conns, lock and reader are those of connections that are being saved, left
-	// is the name of the lock that stays.
+	// conns and reader are those of connections that are being saved, left is the
+	// name of the lock that stays.
 	conns  []*savedConnection
-	lock   *netLock
 	reader *reader
 	left   string
 	// restored are connections that are being rebuilt, givenUp the locks of those
 	// that are not.
 	restored []*restored
-	givenUp  []string
+	givenUp  []leftLock
 	// states and listeners are what LinkFiles completes.
 	states    []openfile.State
 	listeners []listener
@@ -70,6 +67,7 @@ func (*plugin) Describe() sdk.Description {
 		Version: "0.1.0",
 		Summary: "TCP connections and listeners, UDP, raw and unix sockets, with their queues",
 		Claims:  claims,
+		Attends: []sdk.Claim{{Kind: sdk.KindNamespace, Namespace: "net"}},
 		Records: []sdk.RecordType{
 			{Kind: kindInet, Version: 1, Message: &socketspb.Inet{}},
 			{Kind: kindUnix, Version: 1, Message: &socketspb.Unix{}},

@@ -53,7 +53,11 @@ func rawPeer(it *item) (*socketspb.InetAddress, error) {
 	if it.kindOf().family == unix.AF_INET6 {
 		table = "raw6"
 	}
-	list, err := procfs.InetSockets(table)
+	var list []procfs.InetSocket
+	err := it.network.do(func() (err error) {
+		list, err = procfs.InetSockets(table)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package sockets
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/firn-cr/firn/plugins/sockets/socketspb"
 	"github.com/firn-cr/firn/sdk"
@@ -17,12 +18,15 @@ func (p *plugin) RestoreObjects(_ context.Context, req *sdk.RestoreRequest) (err
 		return err
 	}
 	defer im.close()
+	if err := p.enterNetworks(im, req, ofMembers(req.Session)); err != nil {
+		return err
+	}
 	p.giveUpConnections(im, req)
 	for _, r := range im.inet {
 		if r.msg.GetConnection() != nil {
 			continue
 		}
-		if err := bindInet(r); err != nil {
+		if err := r.network.do(func() error { return bindInet(r) }); err != nil {
 			return fmt.Errorf("restore %s socket %d: %w", protocolName(kindOf(r.msg.GetSocket())), r.object, err)
 		}
 	}
@@ -30,7 +34,7 @@ func (p *plugin) RestoreObjects(_ context.Context, req *sdk.RestoreRequest) (err
 		if r.msg.GetConnection() != nil {
 			continue
 		}
-		if err := listenInet(r); err != nil {
+		if err := r.network.do(func() error { return listenInet(r) }); err != nil {
 			return fmt.Errorf("restore %s socket %d: %w", protocolName(kindOf(r.msg.GetSocket())), r.object, err)
 		}
 	}
@@ -44,6 +48,26 @@ func (p *plugin) RestoreObjects(_ context.Context, req *sdk.RestoreRequest) (err
 	return p.provide(im, req)
 }
 
+// enterNetworks enters the namespaces of sockets, as far as open has them. What an
+// earlier restore in this process has left is let go.
+func (p *plugin) enterNetworks(im *image, req *sdk.RestoreRequest, open func(*sdk.Resource) (*os.File, error)) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.nets.leave(); err != nil {
+		return err
+	}
+	if err := p.nets.enterAll(req.Session, open); err != nil {
+		return err
+	}
+	for _, r := range im.inet {
+		r.network = p.nets.of(r.msg.GetSocket().GetNetwork())
+	}
+	for _, r := range im.unix {
+		r.network = p.nets.of(r.msg.GetSocket().GetNetwork())
+	}
+	return nil
+}
+
 // giveUpConnections makes connections ones that have ended, if that is wanted.
 func (p *plugin) giveUpConnections(im *image, req *sdk.RestoreRequest) {
 	if !req.Enabled(tcpClose) {
@@ -53,7 +77,7 @@ func (p *plugin) giveUpConnections(im *image, req *sdk.RestoreRequest) {
 	defer p.mu.Unlock()
 	for _, r := range im.inet {
 		if c := r.msg.GetConnection(); c != nil {
-			p.givenUp = appendNew(p.givenUp, c.GetLock())
+			p.givenUp = appendNew(p.givenUp, leftLock{r.network, c.GetLock()})
 			r.msg.Connection, r.msg.Remote, r.msg.Local, r.msg.Ended = nil, nil, nil, true
 		}
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/firn-cr/firn/plugins/sockets/socketspb"
 	"github.com/firn-cr/firn/sdk"
-	"github.com/firn-cr/firn/sdk/kern"
 	"github.com/firn-cr/firn/sdk/openfile"
 	"github.com/firn-cr/firn/sdk/procfs"
 )
@@ -23,25 +22,25 @@ type survey struct {
 	frozen bool
 	access *openfile.Access
 	report openfile.Report
-	usual  *defaults
-	// netns is the inode of the network namespace of this process.
-	netns uint64
+	nets   *networks
 	// items are parallel to sess.Resources.
 	items []item
 	unix  unixTable
 	// conns are the connections of a frozen tree.
 	mu    sync.Mutex
 	conns []*savedConnection
-	// groups are those that a UDP socket may have joined.
-	groups []procfs.MulticastGroup
+	// groups are those that a UDP socket may have joined, by the namespace.
+	groups map[*network][]procfs.MulticastGroup
 }
 
 // item is one socket. Without a message it cannot be carried, and a finding
 // says so.
 type item struct {
-	res  *sdk.Resource
-	kind uint32
-	msg  proto.Message
+	res *sdk.Resource
+	// network is the namespace to which it belongs.
+	network *network
+	kind    uint32
+	msg     proto.Message
 	// queue is what it has received, for unix sockets.
 	queue []*socketspb.Message
 	// datagrams are what it has received, for UDP sockets.
@@ -60,17 +59,18 @@ func (it *item) kindOf() kindOfSocket {
 // newSurvey looks at every socket. Queues are read only if the tree is frozen:
 // they change otherwise.
 func (p *plugin) newSurvey(ctx context.Context, sess *sdk.Session, frozen bool) (*survey, error) {
-	s := &survey{sess: sess, frozen: frozen, usual: &p.usual, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
+	s := &survey{sess: sess, frozen: frozen, nets: &p.nets, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
 	defer s.access.Close()
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
-		return nil, fmt.Errorf("stat network namespace: %w", err)
+	if err := p.nets.leave(); err != nil { // those of an earlier look
+		return nil, err
 	}
-	s.netns = st.Ino
+	if err := p.nets.enterAll(sess, ofMembers(sess)); err != nil {
+		return nil, err
+	}
 	for i := range sess.Resources {
 		s.items[i].res = &sess.Resources[i]
 	}
-	if err := s.unix.read(s.items); err != nil {
+	if err := s.unix.read(s.items, s.nets); err != nil {
 		return nil, err
 	}
 	if err := s.readGroups(); err != nil {
@@ -121,11 +121,12 @@ func (s *survey) examine(it *item) error {
 	if st.Ino != f.Ino {
 		return fmt.Errorf("is another file by now: %w", sdk.ErrChanged)
 	}
-	if foreign, err := s.foreign(fd); err != nil || foreign {
-		if foreign {
-			s.report.Block(it.res, f.Link+": belongs to another network namespace", "")
-		}
+	if it.network, err = s.networkOf(fd); err != nil {
 		return err
+	}
+	if it.network == nil {
+		s.report.Block(it.res, f.Link+": belongs to a network namespace in which no process of the tree is", "")
+		return nil
 	}
 	sock, err := s.describe(it, fd)
 	if err != nil || sock == nil {
@@ -142,29 +143,11 @@ func (s *survey) examine(it *item) error {
 	return s.examineTCP(it, fd, sock)
 }
 
-// foreign tells whether a socket belongs to a network namespace that is not
-// this process's. Without CAP_NET_ADMIN nothing tells.
-func (s *survey) foreign(fd int) (bool, error) {
-	ns, err := kern.SocketNamespace(fd)
-	if errors.Is(err, unix.EPERM) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("network namespace: %w", err)
-	}
-	defer unix.Close(ns)
-	var st unix.Stat_t
-	if err := unix.Fstat(ns, &st); err != nil {
-		return false, fmt.Errorf("network namespace: %w", err)
-	}
-	return st.Ino != s.netns, nil
-}
-
 // describe reads what every socket has. The result is nil if it cannot be
 // carried.
 func (s *survey) describe(it *item, fd int) (*socketspb.Socket, error) {
 	f, k := it.file(), it.kindOf()
-	sock := &socketspb.Socket{Family: int32(k.family), Type: int32(k.typ), Protocol: int32(k.protocol), Flags: f.Flags}
+	sock := &socketspb.Socket{Family: int32(k.family), Type: int32(k.typ), Protocol: int32(k.protocol), Flags: f.Flags, Network: it.network.object}
 	o, err := s.access.ReadOwner(it.res, fd, &s.report)
 	if err != nil {
 		return nil, err
@@ -174,10 +157,10 @@ func (s *survey) describe(it *item, fd int) (*socketspb.Socket, error) {
 			Type: int32(o.Type), Task: uint32(o.ID), Signal: int32(o.Signal), Uid: o.UID, Euid: o.EUID,
 		}
 	}
-	if sock.Options, err = s.usual.changedOptions(fd, k); err != nil {
+	if sock.Options, err = it.network.usual.changedOptions(fd, k); err != nil {
 		return nil, err
 	}
-	if sock.Buffers, err = s.usual.readBuffers(fd, k); err != nil {
+	if sock.Buffers, err = it.network.usual.readBuffers(fd, k); err != nil {
 		return nil, err
 	}
 	sock.Filter, err = readFilter(fd)

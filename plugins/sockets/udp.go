@@ -73,7 +73,7 @@ func (s *survey) datagramState(it *item, fd int, name string, p pollState) (grou
 	if p.has(unix.POLLERR) {
 		s.report.Note(it.res, name+": an error that the program has not seen yet will be lost")
 	}
-	groups, err = s.memberships(fd, it.kindOf())
+	groups, err = s.memberships(it, fd)
 	return groups, err == nil, err
 }
 

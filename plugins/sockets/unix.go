@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -32,7 +33,7 @@ type unixTable struct {
 }
 
 // read asks the kernel, if there is a unix socket in the tree.
-func (t *unixTable) read(items []item) (err error) {
+func (t *unixTable) read(items []item, nets *networks) error {
 	t.tree = map[uint32]*item{}
 	for i := range items {
 		if f := items[i].file(); f != nil && f.Socket != nil && f.Socket.Family == unix.AF_UNIX {
@@ -42,8 +43,13 @@ func (t *unixTable) read(items []item) (err error) {
 	if len(t.tree) == 0 {
 		return nil
 	}
-	if t.all, err = unixSockets(); err != nil {
-		return err
+	t.all = map[uint32]*unixSocket{}
+	for _, n := range nets.all() {
+		some, err := n.unixSockets()
+		if err != nil {
+			return err
+		}
+		maps.Copy(t.all, some)
 	}
 	t.waiting = map[uint32]bool{}
 	for _, s := range t.all {

@@ -74,7 +74,11 @@ func (u *unixRestore) connection(r *unixRecord) error {
 func (u *unixRestore) pair(r *unixRecord, peerName []byte) (int, int, error) {
 	name := r.msg.GetName()
 	if r.dgram() || len(name) == 0 && len(peerName) == 0 {
-		p, err := unix.Socketpair(unix.AF_UNIX, r.typ()|unix.SOCK_CLOEXEC, int(r.msg.GetSocket().GetProtocol()))
+		var p [2]int
+		err := r.network.do(func() (err error) {
+			p, err = unix.Socketpair(unix.AF_UNIX, r.typ()|unix.SOCK_CLOEXEC, int(r.msg.GetSocket().GetProtocol()))
+			return err
+		})
 		if err != nil {
 			return -1, -1, fmt.Errorf("socketpair: %w", err)
 		}
@@ -104,7 +108,7 @@ func (u *unixRestore) listens(name []byte) bool {
 func (u *unixRestore) accepted(r *unixRecord, serverName, clientName []byte) (server, client int, err error) {
 	server, client = -1, -1
 	connect := func() error {
-		server, client, err = connectThrough(r.typ(), serverName, clientName)
+		server, client, err = r.network.connectThrough(r.typ(), serverName, clientName)
 		return err
 	}
 	path := serverName
@@ -118,14 +122,14 @@ func (u *unixRestore) accepted(r *unixRecord, serverName, clientName []byte) (se
 	return server, client, err
 }
 
-func connectThrough(typ int, serverName, clientName []byte) (server, client int, err error) {
-	listener, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
+func (n *network) connectThrough(typ int, serverName, clientName []byte) (server, client int, err error) {
+	listener, err := n.socket(unix.AF_UNIX, typ, 0)
 	if err != nil {
-		return -1, -1, fmt.Errorf("make listener: %w", err)
+		return -1, -1, fmt.Errorf("listener: %w", err)
 	}
 	defer unix.Close(listener)
-	if client, err = unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0); err != nil {
-		return -1, -1, fmt.Errorf("make client: %w", err)
+	if client, err = n.socket(unix.AF_UNIX, typ, 0); err != nil {
+		return -1, -1, fmt.Errorf("client: %w", err)
 	}
 	server = -1
 	err = func() error {
@@ -160,9 +164,9 @@ func (u *unixRestore) single(r *unixRecord) error {
 	if r.fd >= 0 {
 		return nil
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, r.typ()|unix.SOCK_CLOEXEC, int(r.msg.GetSocket().GetProtocol()))
+	fd, err := r.network.socket(unix.AF_UNIX, r.typ(), int(r.msg.GetSocket().GetProtocol()))
 	if err != nil {
-		return fmt.Errorf("make socket: %w", err)
+		return err
 	}
 	r.fd = fd
 	return nil

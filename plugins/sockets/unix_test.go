@@ -234,7 +234,7 @@ func TestUnixListeners(t *testing.T) {
 		if got, err := kern.UnixName(fd); string(got) != name || err != nil {
 			t.Errorf("name %q, %v; want %q", got, err, name)
 		}
-		all, err := unixSockets()
+		all, err := (&network{}).unixSockets()
 		if err != nil {
 			t.Fatal(err)
 		}

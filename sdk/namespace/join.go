@@ -31,8 +31,7 @@ func Joined(s *sdk.Session, r *sdk.Resource) (path string, ok bool) {
 	if !ok || slices.Contains(r.Namespace.Tasks, s.Tree.Root) {
 		return path, ok
 	}
-	for i := range s.Resources {
-		o := &s.Resources[i]
+	for _, o := range slices.Concat(s.Resources, s.Attended) {
 		if o.Kind == sdk.KindNamespace && o.Namespace != nil && o.Namespace.Name == r.Namespace.Name && o.Object != r.Object {
 			return "", false
 		}

@@ -24,7 +24,7 @@ type InetSocket struct {
 // InetSockets reads a file of /proc/net of the caller's network namespace:
 // "tcp", "tcp6", "udp", "raw6".
 func InetSockets(name string) ([]InetSocket, error) {
-	b, err := os.ReadFile("/proc/self/net/" + name)
+	b, err := os.ReadFile("/proc/thread-self/net/" + name)
 	if err != nil {
 		return nil, fmt.Errorf("read sockets: %w", err)
 	}

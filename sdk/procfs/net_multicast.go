@@ -23,7 +23,7 @@ type MulticastGroup struct {
 func MulticastGroups() ([]MulticastGroup, error) {
 	var out []MulticastGroup
 	for name, parse := range map[string]func([]byte) ([]MulticastGroup, error){"igmp": ParseIGMP, "igmp6": ParseIGMP6} {
-		b, err := os.ReadFile("/proc/self/net/" + name)
+		b, err := os.ReadFile("/proc/thread-self/net/" + name)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // no such protocol
 		}

@@ -39,9 +39,11 @@ type Socket struct {
 	// Program of SO_ATTACH_FILTER, an array of struct sock_filter.
 	Filter []byte `protobuf:"bytes,11,opt,name=filter,proto3" json:"filter,omitempty"`
 	// What fstat(2) of the socket says.
-	Mode          uint32 `protobuf:"varint,8,opt,name=mode,proto3" json:"mode,omitempty"`
-	Uid           uint32 `protobuf:"varint,9,opt,name=uid,proto3" json:"uid,omitempty"`
-	Gid           uint32 `protobuf:"varint,10,opt,name=gid,proto3" json:"gid,omitempty"`
+	Mode uint32 `protobuf:"varint,8,opt,name=mode,proto3" json:"mode,omitempty"`
+	Uid  uint32 `protobuf:"varint,9,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid  uint32 `protobuf:"varint,10,opt,name=gid,proto3" json:"gid,omitempty"`
+	// Object of the network namespace to which it belongs; 0 for the restorer's.
+	Network       uint64 `protobuf:"varint,12,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,6 +151,13 @@ func (x *Socket) GetUid() uint32 {
 func (x *Socket) GetGid() uint32 {
 	if x != nil {
 		return x.Gid
+	}
+	return 0
+}
+
+func (x *Socket) GetNetwork() uint64 {
+	if x != nil {
+		return x.Network
 	}
 	return 0
 }
@@ -929,7 +938,7 @@ var File_plugins_sockets_sockets_proto protoreflect.FileDescriptor
 
 const file_plugins_sockets_sockets_proto_rawDesc = "" +
 	"\n" +
-	"\x1dplugins/sockets/sockets.proto\x12\x0ffirn.sockets.v1\x1a\x19plugins/sockets/tcp.proto\"\xcb\x02\n" +
+	"\x1dplugins/sockets/sockets.proto\x12\x0ffirn.sockets.v1\x1a\x19plugins/sockets/tcp.proto\"\xe5\x02\n" +
 	"\x06Socket\x12\x16\n" +
 	"\x06family\x18\x01 \x01(\x05R\x06family\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\x05R\x04type\x12\x1a\n" +
@@ -942,7 +951,8 @@ const file_plugins_sockets_sockets_proto_rawDesc = "" +
 	"\x04mode\x18\b \x01(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\t \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\n" +
-	" \x01(\rR\x03gid\"m\n" +
+	" \x01(\rR\x03gid\x12\x18\n" +
+	"\anetwork\x18\f \x01(\x04R\anetwork\"m\n" +
 	"\x05Owner\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\x05R\x04type\x12\x12\n" +
 	"\x04task\x18\x02 \x01(\rR\x04task\x12\x16\n" +
