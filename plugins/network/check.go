@@ -12,21 +12,35 @@ import (
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/namespace"
 	"github.com/firn-cr/firn/sdk/openfile"
+	"github.com/firn-cr/firn/sdk/procfs"
 )
 
-// subject is what findings are about.
-const subject = "net namespace"
+const (
+	// subject is what findings are about.
+	subject = "net namespace"
+	rights  = "run firn with CAP_SYS_ADMIN and CAP_NET_ADMIN"
+)
 
 // Check implements [sdk.Checker].
-func (p *plugin) Check(_ context.Context, req *sdk.CheckRequest) (_ []sdk.Finding, err error) {
+func (p *plugin) Check(_ context.Context, req *sdk.CheckRequest) ([]sdk.Finding, error) {
+	p.mu.Lock()
+	p.frozen = nil
+	p.mu.Unlock()
 	s, err := p.newSurvey(req.Session)
 	if err != nil {
 		if !req.Frozen && (openfile.Gone(err) || errors.Is(err, os.ErrNotExist)) {
 			return nil, nil // the last process has just ended
 		}
+		if errors.Is(err, unix.EPERM) {
+			return []sdk.Finding{{Level: sdk.LevelBlock, Task: req.Tree.Root, Subject: subject, Text: err.Error(), Help: rights}}, nil
+		}
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
+	if req.Frozen {
+		p.mu.Lock()
+		p.frozen = s
+		p.mu.Unlock()
+	}
 	for _, sp := range s.spaces {
 		if sp.provided {
 			s.add(sp, sdk.LevelNote, fmt.Sprintf("is not in the image; pass --%s net:PATH to the restore", namespace.JoinOption), "")
@@ -44,12 +58,11 @@ func (p *plugin) Check(_ context.Context, req *sdk.CheckRequest) (_ []sdk.Findin
 }
 
 // Dump implements [sdk.Dumper].
-func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) (err error) {
-	s, err := p.newSurvey(req.Session)
+func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
+	s, err := p.takeSurvey(req.Session)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
 	for _, f := range s.findings {
 		if f.Level >= sdk.LevelFlag {
 			return fmt.Errorf("dump network namespace of task %d: %s: %w", f.Task, f.Text, sdk.ErrUnsupported)
@@ -61,6 +74,18 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) (err error) {
 		}
 	}
 	return nil
+}
+
+// takeSurvey returns what the check of the frozen tree found, or looks now.
+func (p *plugin) takeSurvey(sess *sdk.Session) (*survey, error) {
+	p.mu.Lock()
+	s := p.frozen
+	p.frozen = nil
+	p.mu.Unlock()
+	if s != nil && s.isOf(sess) {
+		return s, nil
+	}
+	return p.newSurvey(sess)
 }
 
 // emit writes the records of a namespace.
@@ -108,6 +133,17 @@ func (*plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) ([]sdk.Fin
 		return nil, err
 	}
 	c := &imageCheck{}
+	status, err := procfs.Status(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	const needed = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN
+	if status.CapEff&needed != needed {
+		for _, s := range all {
+			c.block(s, "needs capabilities", rights)
+		}
+		return c.findings, nil
+	}
 	if err := c.readOwn(); err != nil {
 		return nil, err
 	}
@@ -115,7 +151,7 @@ func (*plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) ([]sdk.Fin
 		path, joined := namespace.Joined(req.Session, s.res)
 		switch {
 		case joined:
-			f, err := namespace.OpenPath(path, unix.CLONE_NEWNET)
+			f, err := namespace.OpenPath(path, "net", unix.CLONE_NEWNET)
 			if err != nil {
 				c.block(s, err.Error(), "")
 				continue

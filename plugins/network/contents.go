@@ -163,7 +163,7 @@ func (c *contents) deviceName(index uint32) string {
 }
 
 // findPolicies refuses IPsec.
-func (c *conns) findPolicies(out *contents) error {
+func (c *conns) findPolicies(out *contents) (err error) {
 	const getSA, getPolicy = 0x12, 0x15 // XFRM_MSG_GETSA, XFRM_MSG_GETPOLICY
 	x, err := dial(unix.NETLINK_XFRM, c.ns)
 	if absent(err) {
@@ -172,7 +172,7 @@ func (c *conns) findPolicies(out *contents) error {
 	if err != nil {
 		return err
 	}
-	defer x.Close()
+	defer func() { err = errors.Join(err, x.Close()) }()
 	for _, typ := range []uint16{getSA, getPolicy} {
 		found, err := list(x, typ, nil)
 		if err != nil {

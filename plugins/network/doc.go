@@ -1,5 +1,5 @@
 // Package network is the plugin for network namespaces: their devices,
-// addresses, rules, routes, neighbours, nftables, tracked connections and
+// addresses, rules, routes, neighbors, nftables, tracked connections and
 // settings. Sockets are another plugin's.
 //
 // What the kernel tells by netlink(7) it also takes by netlink: an entry of a
@@ -11,6 +11,6 @@
 // what it was fails the restore.
 //
 // The other end of a veth pair is in the tree, or outside where firn runs. That
-// one is made anew, and goes up only when the tree is complete: no packet comes
-// before the sockets are there.
+// one is made anew, and gets its addresses and its place in a bridge when the tree
+// is complete: no packet comes before the sockets are there.
 package network

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -194,9 +195,8 @@ func (c *imageCheck) readOwn() error {
 	if err != nil {
 		return err
 	}
-	defer own.Close()
 	c.own, err = readLinks(own)
-	return err
+	return errors.Join(err, own.Close())
 }
 
 func (c *imageCheck) block(s *saved, text, help string) {

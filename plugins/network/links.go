@@ -16,12 +16,13 @@ import (
 const (
 	kindVeth   = "veth"
 	kindBridge = "bridge"
+	kindVXLAN  = "vxlan"
 )
 
 // carriedKinds are kinds whose settings the kernel takes as it gives them. The
 // loopback device has none.
 var carriedKinds = []string{
-	kindBridge, "dummy", "ifb", "ipvlan", "macvlan", kindVeth, "vlan", "vrf", "vxlan",
+	kindBridge, "dummy", "ifb", "ipvlan", "macvlan", kindVeth, "vlan", "vrf", kindVXLAN,
 }
 
 // Attributes of links that x/sys lacks (linux/if_link.h).
@@ -56,6 +57,9 @@ var (
 const (
 	bridgeVLANFiltering = 7  // IFLA_BR_VLAN_FILTERING
 	bridgeOptions       = 46 // IFLA_BR_MULTI_BOOLOPT, struct br_boolopt_multi
+	vxlanTTLInherit     = 28 // IFLA_VXLAN_TTL_INHERIT
+
+	vxlanRemoteChecksumTX, vxlanRemoteChecksumRX = 21, 22 // IFLA_VXLAN_REMCSUM_*
 )
 
 // settableFlags are those IFF_* that somebody sets.
@@ -106,7 +110,7 @@ func parseLink(b []byte) (*link, error) {
 	}}
 	l.elsewhere = find(all, unix.IFLA_LINK_NETNSID) != nil
 	l.lowerID = findNumber(all, unix.IFLA_LINK_NETNSID)
-	if l.Lower == l.Index {
+	if l.Lower == l.Index && !l.elsewhere {
 		l.Lower = 0 // itself: it is on nothing
 	}
 	info, err := findNested(all, unix.IFLA_LINKINFO)
@@ -122,20 +126,14 @@ func parseLink(b []byte) (*link, error) {
 		l.AlternativeNames = append(l.AlternativeNames, unix.ByteSliceToString(a.GetValue()))
 	}
 	slices.Sort(l.AlternativeNames)
-	if l.Kind == kindBridge {
-		if l.Data, err = filtered(l.Data, func(list []*networkpb.Attribute) []*networkpb.Attribute {
-			if v := find(list, bridgeVLANFiltering); len(v) > 0 && v[0] != 0 {
-				l.refusal = "filters VLANs"
-			}
-			// The mask has every option that this kernel knows; it refuses some of them
-			// even if they stay off.
-			if v := find(list, bridgeOptions); len(v) >= 8 {
-				copy(v[4:8], v[:4])
-			}
-			return without(list, bridgeState...)
-		}); err != nil {
-			return nil, err
-		}
+	switch l.Kind {
+	case kindBridge:
+		l.Data, err = filtered(l.Data, l.settleBridge)
+	case kindVXLAN:
+		l.Data, err = filtered(l.Data, settleVXLAN)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if findString(info, unix.IFLA_INFO_SLAVE_KIND) == kindBridge {
 		if l.Port, err = filtered(find(info, unix.IFLA_INFO_SLAVE_DATA), func(list []*networkpb.Attribute) []*networkpb.Attribute {
@@ -145,6 +143,33 @@ func parseLink(b []byte) (*link, error) {
 		}
 	}
 	return l, l.refuse(b, all, info)
+}
+
+// settleBridge takes away what is not a setting of a bridge.
+func (l *link) settleBridge(list []*networkpb.Attribute) []*networkpb.Attribute {
+	if v := find(list, bridgeVLANFiltering); len(v) > 0 && v[0] != 0 {
+		l.refusal = "filters VLANs"
+	}
+	// The mask has every option that this kernel knows; it refuses some of them even
+	// if they stay off.
+	if v := find(list, bridgeOptions); len(v) >= 8 {
+		copy(v[4:8], v[:4])
+	}
+	return without(list, bridgeState...)
+}
+
+// settleVXLAN makes a flag of what the kernel gives as a number and takes as a flag,
+// and leaves out what counts as used although it is off (vxlan_nl2conf).
+func settleVXLAN(list []*networkpb.Attribute) []*networkpb.Attribute {
+	on := find(list, vxlanTTLInherit)
+	list = without(list, vxlanTTLInherit)
+	if len(on) > 0 && on[0] != 0 {
+		list = append(list, &networkpb.Attribute{Type: vxlanTTLInherit})
+	}
+	return slices.DeleteFunc(list, func(a *networkpb.Attribute) bool {
+		offload := a.GetType() == vxlanRemoteChecksumTX || a.GetType() == vxlanRemoteChecksumRX
+		return offload && len(a.GetValue()) == 1 && a.GetValue()[0] == 0
+	})
 }
 
 // filtered changes attributes that are inside of one.

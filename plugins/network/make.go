@@ -56,10 +56,16 @@ func (p *plugin) makeLinks(sess *sdk.Session, all []*saved) error {
 			return nil
 		}
 		out, err := newOutsider(sess, d.Link)
+		if err != nil {
+			return err
+		}
 		p.mu.Lock()
 		p.outside = append(p.outside, out)
 		p.mu.Unlock()
-		return err
+		if err := out.raise(); err != nil {
+			return fmt.Errorf("raise the other end of device %s: %w", d.GetName(), err)
+		}
+		return nil
 	})
 }
 

@@ -38,7 +38,18 @@ func newOutsider(sess *sdk.Session, l *networkpb.Link) (*outsider, error) {
 	return o, nil
 }
 
-// goLive lets packets in: the device gets its place, its addresses, and goes up.
+// raise lets the other end have a carrier, without which the kernel refuses some
+// routes. Without addresses and outside of its bridge it gets no packets yet.
+func (o *outsider) raise() (err error) {
+	c, err := dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	return change(c, unix.RTM_NEWLINK, 0, linkHeader(0, unix.IFF_UP, unix.IFF_UP), []*networkpb.Attribute{text(unix.IFLA_IFNAME, o.name)})
+}
+
+// goLive lets packets in: the device gets its place, its addresses and its flags.
 func (o *outsider) goLive() (err error) {
 	c, err := dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {

@@ -21,6 +21,8 @@ type plugin struct {
 	mu sync.Mutex
 	// fresh are the settings of a new namespace, once they were read.
 	fresh settings
+	// frozen is what the check of the frozen tree found; the dump needs it.
+	frozen *survey
 	// outside are ends of veth pairs that go up at the end of a restore.
 	outside []*outsider
 }

@@ -52,14 +52,12 @@ func (p *plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest)
 	if err := p.makeLinks(req.Session, todo); err != nil {
 		return err
 	}
-	for _, s := range todo {
-		if err := p.fill(s); err != nil {
-			return fmt.Errorf("network namespace of task %d: %w", s.first.ID, err)
-		}
-	}
-	for _, s := range todo {
-		if err := p.compare(s); err != nil {
-			return fmt.Errorf("network namespace of task %d: %w", s.first.ID, err)
+	// A pair has a carrier when both of its ends are up.
+	for _, step := range []func(*saved) error{p.raiseAll, p.fill, p.compare} {
+		for _, s := range todo {
+			if err := step(s); err != nil {
+				return fmt.Errorf("network namespace of task %d: %w", s.first.ID, err)
+			}
 		}
 	}
 	return nil
@@ -69,24 +67,24 @@ func (p *plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest)
 // link-local address (IN6_ADDR_GEN_MODE_NONE).
 const generateNone = "1"
 
-// fill makes everything of a namespace but the devices.
-func (p *plugin) fill(s *saved) error {
+// raiseAll gives devices their settings and lets them go up.
+func (p *plugin) raiseAll(s *saved) error {
 	if err := s.configure(); err != nil {
 		return err
 	}
-	var devices []string
 	first := s.sysctls
 	for _, l := range s.links {
-		devices = append(devices, l.GetName())
 		first = append(first[:len(first):len(first)],
 			&networkpb.Sysctl{Path: "ipv6/conf/" + l.GetName() + "/addr_gen_mode", Value: generateNone})
 	}
-	if err := p.apply(s.conns.ns, first, devices, false); err != nil {
+	if err := p.apply(s, first, false); err != nil {
 		return err
 	}
-	if err := s.raise(); err != nil {
-		return err
-	}
+	return s.raise()
+}
+
+// fill makes everything of a namespace but the devices.
+func (p *plugin) fill(s *saved) error {
 	if err := s.reconcile(); err != nil {
 		return err
 	}
@@ -98,7 +96,7 @@ func (p *plugin) fill(s *saved) error {
 			return err
 		}
 	}
-	if err := p.apply(s.conns.ns, s.sysctls, devices, true); err != nil {
+	if err := p.apply(s, s.sysctls, true); err != nil {
 		return err
 	}
 	return s.reconcile() // settings make the kernel add addresses and routes

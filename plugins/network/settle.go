@@ -84,8 +84,8 @@ func settleRoute(e *networkpb.Entry) bool {
 	return true
 }
 
-// settleNeighbour keeps a neighbour that does not have to be asked for.
-func settleNeighbour(e *networkpb.Entry) bool {
+// settleNeighbor keeps a neighbor that does not have to be asked for.
+func settleNeighbor(e *networkpb.Entry) bool {
 	h := e.GetHeader()
 	e.Attributes = without(e.GetAttributes(), unix.NDA_CACHEINFO, unix.NDA_PROBES)
 	return (h[0] == unix.AF_INET || h[0] == unix.AF_INET6) && order.Uint16(h[ndmStateAt:])&unix.NUD_PERMANENT != 0

@@ -37,14 +37,17 @@ type survey struct {
 	findings []sdk.Finding
 }
 
-// newSurvey looks at all namespaces. The caller closes it.
+// isOf tells whether the namespaces are those of a session.
+func (s *survey) isOf(sess *sdk.Session) bool {
+	return slices.EqualFunc(s.sess.Resources, sess.Resources, func(a, b sdk.Resource) bool {
+		return a.Object == b.Object && a.Namespace != nil && b.Namespace != nil && a.Namespace.Ino == b.Namespace.Ino
+	})
+}
+
+// newSurvey looks at all namespaces.
 func (p *plugin) newSurvey(sess *sdk.Session) (_ *survey, err error) {
 	s := &survey{sess: sess}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.close())
-		}
-	}()
+	defer func() { err = errors.Join(err, s.close()) }()
 	fresh, err := p.freshSettings()
 	if err != nil {
 		return nil, err

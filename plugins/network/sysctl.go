@@ -156,12 +156,16 @@ func compareSettings(a, b string) int {
 // apply gives a namespace settings: those that were changed, and all others what
 // is usual. What is refused now may be accepted when more is there, so only the
 // last call is strict.
-func (p *plugin) apply(ns *os.File, want []*networkpb.Sysctl, devices []string, strict bool) error {
+func (p *plugin) apply(s *saved, want []*networkpb.Sysctl, strict bool) error {
+	var devices []string
+	for _, l := range s.links {
+		devices = append(devices, l.GetName())
+	}
 	fresh, err := p.freshSettings()
 	if err != nil {
 		return err
 	}
-	return namespace.Within(ns, func() error {
+	return namespace.Within(s.conns.ns, func() error {
 		have, err := readSettings()
 		if err != nil {
 			return err

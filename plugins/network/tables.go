@@ -32,7 +32,7 @@ type table struct {
 }
 
 // Attributes and flags that x/sys lacks or names otherwise (linux/if_addr.h,
-// linux/fib_rules.h, linux/nexthop.h, linux/rtnetlink.h, linux/neighbour.h).
+// linux/fib_rules.h, linux/nexthop.h, linux/rtnetlink.h, linux/neighbor.h).
 const (
 	ifaTargetNetNSID = 10
 
@@ -76,11 +76,11 @@ var tables = []*table{
 		settle: settleRoute, volatile: []uint32{rtaExpires},
 	},
 	{
-		id: networkpb.Table_TABLE_NEIGHBOUR, name: "neighbour", header: unix.SizeofNdMsg,
-		get: unix.RTM_GETNEIGH, add: unix.RTM_NEWNEIGH, del: unix.RTM_DELNEIGH, settle: settleNeighbour,
+		id: networkpb.Table_TABLE_NEIGHBOR, name: "neighbor", header: unix.SizeofNdMsg,
+		get: unix.RTM_GETNEIGH, add: unix.RTM_NEWNEIGH, del: unix.RTM_DELNEIGH, settle: settleNeighbor,
 	},
 	{
-		id: networkpb.Table_TABLE_PROXY, name: "proxy neighbour", header: unix.SizeofNdMsg,
+		id: networkpb.Table_TABLE_PROXY, name: "proxy neighbor", header: unix.SizeofNdMsg,
 		get: unix.RTM_GETNEIGH, add: unix.RTM_NEWNEIGH, del: unix.RTM_DELNEIGH,
 		ask: []byte{ndmFlagsAt: ntfProxy, unix.SizeofNdMsg - 1: 0}, settle: settleProxy,
 	},

@@ -28,11 +28,21 @@ func listenAs(ctx context.Context, req *sdk.RestoreRequest, listeners []listener
 	var runs []tape.Run
 	var objects []uint64
 	for _, l := range listeners {
-		pid := listenerTask(req, l)
-		if pid == 0 {
+		p := listenerTask(req, l)
+		if p == nil {
 			continue
 		}
-		runs = append(runs, tape.Run{TID: pid, Tape: listenTape(req.PluginFD, l)})
+		t := listenTape(req.PluginFD, l)
+		if p.UserNamespace != 0 {
+			// It has its own ids already, and may not take a descriptor of this process.
+			fd, ok := descriptorOf(req, l.object, p)
+			if !ok {
+				continue // nobody in the tree has it
+			}
+			t = &tape.Tape{}
+			t.Call(unix.SYS_LISTEN, tape.Imm(fd), tape.Imm(l.msg.GetBacklog()))
+		}
+		runs = append(runs, tape.Run{TID: p.PID, Tape: t})
 		objects = append(objects, l.object)
 	}
 	if len(runs) == 0 {
@@ -50,20 +60,35 @@ func listenAs(ctx context.Context, req *sdk.RestoreRequest, listeners []listener
 	return nil
 }
 
-// listenerTask is the process that listened or, if it is not of the tree, one
-// that has the socket.
-func listenerTask(req *sdk.RestoreRequest, l listener) int {
+// listenerTask is the process that listened or, if it is not of the tree, or has
+// left a user namespace to those who have the socket, one that has it.
+func listenerTask(req *sdk.RestoreRequest, l listener) *sdk.Process {
 	if p := req.Tree.Process(sdk.TaskID(l.msg.GetCredentials().GetTask())); p != nil && !p.Zombie {
-		return p.PID
+		if _, ok := descriptorOf(req, l.object, p); ok || p.UserNamespace == 0 {
+			return p
+		}
 	}
 	for _, r := range req.Resources {
 		if r.Object == l.object && r.File != nil && len(r.File.Refs) > 0 {
-			if p := req.Tree.Process(r.File.Refs[0].Task); p != nil {
-				return p.PID
+			return req.Tree.Process(r.File.Refs[0].Task)
+		}
+	}
+	return nil
+}
+
+// descriptorOf is the number by which a process has a socket.
+func descriptorOf(req *sdk.RestoreRequest, object uint64, p *sdk.Process) (int, bool) {
+	for _, r := range req.Resources {
+		if r.Object != object || r.File == nil {
+			continue
+		}
+		for _, ref := range r.File.Refs {
+			if ref.Task == p.ID {
+				return ref.FD, true
 			}
 		}
 	}
-	return 0
+	return -1, false
 }
 
 func listenTape(pluginFD int, l listener) *tape.Tape {

@@ -185,7 +185,7 @@ func ofJoined(sess *sdk.Session) func(*sdk.Resource) (*os.File, error) {
 		if !ok {
 			return nil, nil
 		}
-		f, err := namespace.OpenPath(path, unix.CLONE_NEWNET)
+		f, err := namespace.OpenPath(path, "net", unix.CLONE_NEWNET)
 		if err != nil {
 			return nil, nil // whoever restores namespaces says so
 		}

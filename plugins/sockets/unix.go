@@ -15,6 +15,7 @@ import (
 	"github.com/firn-cr/firn/plugins/sockets/socketspb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/kern"
+	"github.com/firn-cr/firn/sdk/procfs"
 )
 
 // Bits of sk_shutdown (net/sock.h).
@@ -110,9 +111,29 @@ func (s *survey) examineUnixListener(it *item, fd int, d *unixSocket, msg *socke
 	msg.Credentials = &socketspb.Credentials{Uid: cred.Uid, Gid: cred.Gid}
 	if p := s.sess.Tree.ByPID(int(cred.Pid)); p != nil { // else it has ended, or is not of the tree
 		msg.Credentials.Task = uint32(p.ID)
+		if err := s.noteCredentials(it, p, cred, msg.Name); err != nil {
+			return false, err
+		}
 	}
 	msg.Listening, msg.Backlog = true, d.backlog
 	return true, nil
+}
+
+// noteCredentials tells of a listener whose clients will see another user: a
+// process in a user namespace listens again with the ids that it has by then.
+func (s *survey) noteCredentials(it *item, p *sdk.Process, cred *unix.Ucred, name []byte) error {
+	if p.UserNamespace == 0 {
+		return nil
+	}
+	status, err := procfs.Status(p.PID)
+	if err != nil {
+		return err
+	}
+	if uid, gid := status.UID[procfs.IDEffective], status.GID[procfs.IDEffective]; uid != cred.Uid || gid != cred.Gid {
+		s.report.Note(it.res, fmt.Sprintf("unix listener %s: clients will see user %d and group %d, not %d and %d",
+			printName(name), uid, gid, cred.Uid, cred.Gid))
+	}
+	return nil
 }
 
 // examinePeer handles connected sockets of the types that have connections.

@@ -39,9 +39,9 @@ func Joined(s *sdk.Session, r *sdk.Resource) (path string, ok bool) {
 	return path, true
 }
 
-// OpenPath opens a namespace by a file and makes sure that it is of a kind, a
-// CLONE_NEW* flag. The caller closes it.
-func OpenPath(path string, flag int) (*os.File, error) {
+// OpenPath opens a namespace by a file and makes sure that it is of a kind: flag is
+// the CLONE_NEW* of it, name what the kernel calls it. The caller closes it.
+func OpenPath(path, name string, flag int) (*os.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("--%s: %w", JoinOption, err)
@@ -49,7 +49,7 @@ func OpenPath(path string, flag int) (*os.File, error) {
 	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
 	if err != nil || kind != flag {
 		f.Close()
-		return nil, fmt.Errorf("--%s: %s is no such namespace", JoinOption, path)
+		return nil, fmt.Errorf("--%s: %s is no %s namespace", JoinOption, path, name)
 	}
 	return f, nil
 }

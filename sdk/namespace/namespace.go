@@ -92,7 +92,7 @@ func Restore(ctx context.Context, req *sdk.RestoreRequest, flag int,
 			continue
 		}
 		if path, ok := Joined(req.Session, r); ok {
-			ns, err := OpenPath(path, flag)
+			ns, err := OpenPath(path, r.Namespace.Name, flag)
 			if err != nil {
 				return fmt.Errorf("%s namespace of task %d: %w", r.Namespace.Name, tasks[0].ID, err)
 			}

@@ -34,7 +34,7 @@ const (
 	Table_TABLE_RULE        Table = 2
 	Table_TABLE_NEXTHOP     Table = 3
 	Table_TABLE_ROUTE       Table = 4
-	Table_TABLE_NEIGHBOUR   Table = 5
+	Table_TABLE_NEIGHBOR    Table = 5
 	Table_TABLE_PROXY       Table = 6
 	Table_TABLE_FORWARDING  Table = 7
 	Table_TABLE_CONNTRACK   Table = 8
@@ -49,7 +49,7 @@ var (
 		2: "TABLE_RULE",
 		3: "TABLE_NEXTHOP",
 		4: "TABLE_ROUTE",
-		5: "TABLE_NEIGHBOUR",
+		5: "TABLE_NEIGHBOR",
 		6: "TABLE_PROXY",
 		7: "TABLE_FORWARDING",
 		8: "TABLE_CONNTRACK",
@@ -61,7 +61,7 @@ var (
 		"TABLE_RULE":        2,
 		"TABLE_NEXTHOP":     3,
 		"TABLE_ROUTE":       4,
-		"TABLE_NEIGHBOUR":   5,
+		"TABLE_NEIGHBOR":    5,
 		"TABLE_PROXY":       6,
 		"TABLE_FORWARDING":  7,
 		"TABLE_CONNTRACK":   8,
@@ -691,15 +691,15 @@ const file_plugins_network_network_proto_rawDesc = "" +
 	"\asysctls\x18\x01 \x03(\v2\x17.firn.network.v1.SysctlR\asysctls\"2\n" +
 	"\x06Sysctl\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value*\xcd\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value*\xcc\x01\n" +
 	"\x05Table\x12\x15\n" +
 	"\x11TABLE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rTABLE_ADDRESS\x10\x01\x12\x0e\n" +
 	"\n" +
 	"TABLE_RULE\x10\x02\x12\x11\n" +
 	"\rTABLE_NEXTHOP\x10\x03\x12\x0f\n" +
-	"\vTABLE_ROUTE\x10\x04\x12\x13\n" +
-	"\x0fTABLE_NEIGHBOUR\x10\x05\x12\x0f\n" +
+	"\vTABLE_ROUTE\x10\x04\x12\x12\n" +
+	"\x0eTABLE_NEIGHBOR\x10\x05\x12\x0f\n" +
 	"\vTABLE_PROXY\x10\x06\x12\x14\n" +
 	"\x10TABLE_FORWARDING\x10\a\x12\x13\n" +
 	"\x0fTABLE_CONNTRACK\x10\b\x12\x15\n" +
