@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -210,7 +211,28 @@ func TestPythonMemory(t *testing.T) {
 // it was, and gets an answer to every request.
 func TestPing(t *testing.T) {
 	gate.Cap(t, unix.CAP_NET_RAW)
-	s := startShell(t, "exec ping -n -i 0.05 127.0.0.1 >log.ping 2>&1", nil)
+	pingGoesOn(t, startShell(t, "exec ping -n -i 0.05 127.0.0.1 >log.ping 2>&1", nil))
+}
+
+// TestPingSocket: the same in a network namespace in which everybody may have a
+// ping socket, which is what ping then takes.
+func TestPingSocket(t *testing.T) {
+	gate.Cap(t, unix.CAP_SYS_ADMIN)
+	gate.Cap(t, unix.CAP_NET_ADMIN)
+	s := start(t, harness.Spec{Path: program(t, "unshare"), Args: []string{"-n", "sh", "-ec", `ip link set lo up
+echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range
+exec ping -n -i 0.05 127.0.0.1 >log.ping 2>&1`}})
+	until(t, "ping has answers", func() bool { return len(s.lines("log.ping")) > 5 })
+	sockets, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/icmp", s.PID))
+	if err != nil || bytes.Count(sockets, []byte("\n")) < 2 {
+		t.Fatalf("ping has no ping socket: %q, %v", sockets, err)
+	}
+	pingGoesOn(t, s)
+}
+
+// pingGoesOn requires that ping counts on, through two restores.
+func pingGoesOn(t *testing.T, s *subject) {
+	t.Helper()
 	count := 0
 	goesOn := func() {
 		t.Helper()

@@ -60,6 +60,8 @@ func protocolName(k kindOfSocket) string {
 		return fmt.Sprintf("raw (protocol %d)", k.protocol)
 	}
 	switch k.protocol {
+	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		return "ping"
 	case unix.IPPROTO_MPTCP:
 		return "MPTCP"
 	case unix.IPPROTO_UDP:

@@ -46,6 +46,9 @@ func (p *plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) (_ []sdk
 			return nil, err
 		}
 	}
+	for _, r := range im.netlink {
+		c.checkNetlink(r)
+	}
 	if err := p.checkUnix(c, im); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package sockets
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -14,8 +15,9 @@ import (
 
 // image is what the records of an image say.
 type image struct {
-	inet []*inetRecord
-	unix []*unixRecord
+	inet    []*inetRecord
+	unix    []*unixRecord
+	netlink []*netlinkRecord
 	// byObject finds the unix sockets.
 	byObject map[uint64]*unixRecord
 }
@@ -76,6 +78,9 @@ func readImage(records sdk.Records) (*image, error) {
 		if p := u.msg.GetPeer(); p != 0 && im.byObject[p] == nil {
 			return nil, corrupt(kindUnix, u.object, "its peer %d is not in the image", p)
 		}
+		if err := im.checkWaiting(u); err != nil {
+			return nil, err
+		}
 		// Only a datagram socket can be connected to itself, by its name.
 		if u.msg.GetPeer() == u.object && (!u.dgram() || len(u.msg.GetName()) == 0) {
 			return nil, corrupt(kindUnix, u.object, "it is its own peer")
@@ -90,6 +95,8 @@ func (im *image) add(r sdk.Record) error {
 		return im.addInet(r)
 	case kindUnix:
 		return im.addUnix(r)
+	case kindNetlink:
+		return im.addNetlink(r)
 	case kindMessage, kindDatagram, kindStream:
 		return im.addQueued(r)
 	}
@@ -162,6 +169,21 @@ func (im *image) addQueued(r sdk.Record) error {
 	return nil
 }
 
+// checkWaiting makes sure that a listener and its clients name each other.
+func (im *image) checkWaiting(u *unixRecord) error {
+	for _, object := range u.msg.GetWaiting() {
+		if c := im.byObject[object]; c == nil || c.msg.GetWaitsFor() != u.object || !u.msg.GetListening() {
+			return corrupt(kindUnix, u.object, "socket %d does not wait for it", object)
+		}
+	}
+	if l := u.msg.GetWaitsFor(); l != 0 {
+		if o := im.byObject[l]; o == nil || !slices.Contains(o.msg.GetWaiting(), u.object) {
+			return corrupt(kindUnix, u.object, "socket %d does not expect it", l)
+		}
+	}
+	return nil
+}
+
 // lastInet is the socket that was added last, if it is the one that a queue is of:
 // queues follow their sockets.
 func (im *image) lastInet(object uint64) *inetRecord {
@@ -184,6 +206,9 @@ func (im *image) close() {
 	for _, r := range im.unix {
 		closeFD(&r.fd)
 		closeFD(&r.node)
+	}
+	for _, r := range im.netlink {
+		closeFD(&r.fd)
 	}
 }
 

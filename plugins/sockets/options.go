@@ -108,6 +108,9 @@ func optionsOf(k kindOfSocket) []optionSet {
 	if k.family == unix.AF_UNIX {
 		return append(sets, priority)
 	}
+	if k.family == unix.AF_NETLINK {
+		return append(sets, netlinkOptions, priority)
+	}
 	sets = append(sets, ipOptions) // of AF_INET6 sockets too
 	if k.family == unix.AF_INET6 {
 		sets = append(sets, ipv6Options)
@@ -115,6 +118,8 @@ func optionsOf(k kindOfSocket) []optionSet {
 	switch {
 	case k.protocol == unix.IPPROTO_UDPLITE:
 		sets = append(sets, udpOptions, liteOptions)
+	case isPing(k):
+		sets = append(sets, icmp6)
 	case k.typ == unix.SOCK_DGRAM:
 		sets = append(sets, udpOptions)
 	case k.typ == unix.SOCK_RAW && k.family == unix.AF_INET6:

@@ -17,6 +17,7 @@ const (
 	kindMessage  uint32 = 3
 	kindStream   uint32 = 4
 	kindDatagram uint32 = 5
+	kindNetlink  uint32 = 6
 )
 
 // plugin carries sockets.
@@ -59,13 +60,17 @@ func (*plugin) Describe() sdk.Description {
 		claim(family, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE)
 		claim(family, unix.SOCK_RAW, sdk.Any)
 	}
+	claim(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP)
+	claim(unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_ICMPV6)
+	claim(unix.AF_NETLINK, unix.SOCK_RAW, sdk.Any)
+	claim(unix.AF_NETLINK, unix.SOCK_DGRAM, sdk.Any)
 	for _, typ := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET} {
 		claim(unix.AF_UNIX, typ, sdk.Any)
 	}
 	return sdk.Description{
 		Name:    "sockets",
 		Version: "0.1.0",
-		Summary: "TCP connections and listeners, UDP, raw and unix sockets, with their queues",
+		Summary: "TCP connections and listeners, UDP, raw, unix and netlink sockets, with their queues",
 		Claims:  claims,
 		Attends: []sdk.Claim{{Kind: sdk.KindNamespace, Namespace: "net"}},
 		Records: []sdk.RecordType{
@@ -74,6 +79,7 @@ func (*plugin) Describe() sdk.Description {
 			{Kind: kindMessage, Version: 1, Message: &socketspb.Message{}},
 			{Kind: kindStream, Version: 1, Message: &socketspb.Stream{}},
 			{Kind: kindDatagram, Version: 1, Message: &socketspb.Datagram{}},
+			{Kind: kindNetlink, Version: 1, Message: &socketspb.Netlink{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_NET_ADMIN", "CAP_NET_RAW"},
 	}

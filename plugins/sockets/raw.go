@@ -46,6 +46,34 @@ func (s *survey) examineRaw(it *item, fd int, sock *socketspb.Socket) error {
 	return nil
 }
 
+// isPing tells a socket that sends and receives echo requests without rights
+// (icmp(7), since Linux 3.0).
+func isPing(k kindOfSocket) bool {
+	return k.typ == unix.SOCK_DGRAM && (k.protocol == unix.IPPROTO_ICMP || k.protocol == unix.IPPROTO_ICMPV6)
+}
+
+// examinePing handles ping sockets. The number of the requests is their port.
+func (s *survey) examinePing(it *item, fd int, sock *socketspb.Socket) error {
+	local, remote, err := inetNames(fd)
+	if err != nil {
+		return err
+	}
+	p, err := pollSocket(fd)
+	if err != nil {
+		return err
+	}
+	if s.frozen && p.has(unix.POLLIN) && !p.has(pollRDHUP) {
+		s.block(it, "ping socket: has answers that the program has not read yet", "try again")
+		return nil
+	}
+	groups, carried, err := s.datagramState(it, fd, "ping socket", p)
+	if err != nil || !carried {
+		return err
+	}
+	it.kind, it.msg = kindInet, &socketspb.Inet{Socket: sock, Local: local, Remote: remote, Memberships: groups}
+	return nil
+}
+
 // rawPeer finds the address that a socket is connected to. getpeername(2) tells
 // none, for it has no port.
 func rawPeer(it *item) (*socketspb.InetAddress, error) {

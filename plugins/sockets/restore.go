@@ -41,6 +41,11 @@ func (p *plugin) RestoreObjects(_ context.Context, req *sdk.RestoreRequest) (err
 	if err := p.restoreConnections(im); err != nil {
 		return err
 	}
+	for _, r := range im.netlink {
+		if err := r.restore(); err != nil {
+			return fmt.Errorf("restore %s %d: %w", netlinkName(int(r.msg.GetSocket().GetProtocol())), r.object, err)
+		}
+	}
 	u := &unixRestore{im: im}
 	if err := u.run(); err != nil {
 		return err
@@ -63,6 +68,9 @@ func (p *plugin) enterNetworks(im *image, req *sdk.RestoreRequest, open func(*sd
 		r.network = p.nets.of(r.msg.GetSocket().GetNetwork())
 	}
 	for _, r := range im.unix {
+		r.network = p.nets.of(r.msg.GetSocket().GetNetwork())
+	}
+	for _, r := range im.netlink {
 		r.network = p.nets.of(r.msg.GetSocket().GetNetwork())
 	}
 	return nil
@@ -101,6 +109,11 @@ func (p *plugin) provide(im *image, req *sdk.RestoreRequest) error {
 		return err
 	}
 	for _, r := range im.inet {
+		if err := give(r.object, &r.fd, r.msg.GetSocket()); err != nil {
+			return err
+		}
+	}
+	for _, r := range im.netlink {
 		if err := give(r.object, &r.fd, r.msg.GetSocket()); err != nil {
 			return err
 		}

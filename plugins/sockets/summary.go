@@ -18,6 +18,9 @@ func (s *survey) summarize() {
 		switch m := it.msg.(type) {
 		case *socketspb.Inet:
 			s.report.Add(it.res, sdk.LevelOK, "ok, "+inetSummary(m), "")
+		case *socketspb.Netlink:
+			s.report.Add(it.res, sdk.LevelOK, fmt.Sprintf("ok, %s, number %d, %d groups",
+				netlinkName(it.kindOf().protocol), m.GetPort(), len(m.GetGroups())), "")
 		case *socketspb.Unix:
 			s.report.Add(it.res, sdk.LevelOK, "ok, "+unixSummary(m, it.queue), "")
 		}
@@ -49,6 +52,8 @@ func unixSummary(m *socketspb.Unix, queue []*socketspb.Message) string {
 		parts[0] += " " + printName(m.GetName())
 	}
 	switch {
+	case m.GetWaitsFor() != 0:
+		parts = append(parts, "waits to be accepted within the tree")
 	case m.GetPeer() != 0:
 		parts = append(parts, "connected within the tree")
 	case m.GetOrphan():

@@ -135,6 +135,10 @@ func (s *survey) examine(it *item) error {
 	switch {
 	case f.Socket.Family == unix.AF_UNIX:
 		return s.examineUnix(it, fd, sock)
+	case f.Socket.Family == unix.AF_NETLINK:
+		return s.examineNetlink(it, fd, sock)
+	case isPing(it.kindOf()):
+		return s.examinePing(it, fd, sock)
 	case f.Socket.Type == unix.SOCK_DGRAM:
 		return s.examineUDP(it, fd, sock)
 	case f.Socket.Type == unix.SOCK_RAW:

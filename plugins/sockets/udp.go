@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -81,7 +82,11 @@ func (s *survey) datagramState(it *item, fd int, name string, p pollState) (grou
 // through a device gets a moment to leave.
 func unsentBytes(fd int) (n int, err error) {
 	for range 5 {
-		if n, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ); err != nil {
+		n, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+		if errors.Is(err, unix.ENOTTY) {
+			return 0, nil // a ping socket, which has no cork
+		}
+		if err != nil {
 			return 0, fmt.Errorf("read length of send queue: %w", err)
 		}
 		if n == 0 {

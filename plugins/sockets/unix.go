@@ -29,8 +29,8 @@ const (
 type unixTable struct {
 	all  map[uint32]*unixSocket
 	tree map[uint32]*item
-	// waiting are clients that a listener has not accepted yet.
-	waiting map[uint32]bool
+	// waiting are clients that a listener has not accepted yet, by their listeners.
+	waiting map[uint32]*unixSocket
 }
 
 // read asks the kernel, if there is a unix socket in the tree.
@@ -52,10 +52,10 @@ func (t *unixTable) read(items []item, nets *networks) error {
 		}
 		maps.Copy(t.all, some)
 	}
-	t.waiting = map[uint32]bool{}
+	t.waiting = map[uint32]*unixSocket{}
 	for _, s := range t.all {
 		for _, ino := range s.icons {
-			t.waiting[ino] = true
+			t.waiting[ino] = s
 		}
 	}
 	return nil
@@ -100,9 +100,14 @@ func (s *survey) examineUnix(it *item, fd int, sock *socketspb.Socket) error {
 }
 
 func (s *survey) examineUnixListener(it *item, fd int, d *unixSocket, msg *socketspb.Unix) (bool, error) {
-	if n := len(d.icons); n > 0 {
-		s.block(it, fmt.Sprintf("unix listener %s: %s", printName(msg.Name), waiting(n)), "accept them, or stop the clients first")
-		return false, nil
+	for _, ino := range d.icons {
+		client := s.unix.tree[ino]
+		if client == nil {
+			s.block(it, fmt.Sprintf("unix listener %s: a connection of %s outside the tree waits to be accepted", printName(msg.Name), holderOf(uint64(ino))),
+				"let the program accept it, or stop the client first")
+			return false, nil
+		}
+		msg.Waiting = append(msg.Waiting, client.res.Object)
 	}
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
@@ -139,9 +144,8 @@ func (s *survey) noteCredentials(it *item, p *sdk.Process, cred *unix.Ucred, nam
 // examinePeer handles connected sockets of the types that have connections.
 func (s *survey) examinePeer(it *item, fd int, d *unixSocket, msg *socketspb.Unix) (bool, error) {
 	switch peer := s.unix.tree[d.peer]; {
-	case s.unix.waiting[d.ino]:
-		s.block(it, "unix connection"+s.to(fd)+", which was not accepted yet", "")
-		return false, nil
+	case s.unix.waiting[d.ino] != nil:
+		return s.examineWaiting(it, fd, d, msg)
 	case d.peer == 0 && d.shutdown != shutdownBoth:
 		s.block(it, "unix connection"+s.to(fd)+", whose other end cannot be found", "")
 		return false, nil
@@ -160,6 +164,26 @@ func (s *survey) examinePeer(it *item, fd int, d *unixSocket, msg *socketspb.Uni
 	default:
 		msg.Peer = peer.res.Object
 	}
+	return true, nil
+}
+
+// examineWaiting handles connections that were not accepted yet. What the client
+// has sent meanwhile only accept(2) could bring to light.
+func (s *survey) examineWaiting(it *item, fd int, d *unixSocket, msg *socketspb.Unix) (bool, error) {
+	listener := s.unix.tree[s.unix.waiting[d.ino].ino]
+	sent, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("read length of send queue: %w", err)
+	case listener == nil:
+		s.block(it, fmt.Sprintf("unix connection%s, which %s outside the tree has not accepted yet", s.to(fd),
+			holderOf(uint64(s.unix.waiting[d.ino].ino))), "")
+		return false, nil
+	case sent > 0:
+		s.block(it, "unix connection"+s.to(fd)+", which was not accepted yet, but has data", "let the program accept it")
+		return false, nil
+	}
+	msg.WaitsFor = listener.res.Object
 	return true, nil
 }
 

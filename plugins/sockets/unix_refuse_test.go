@@ -37,8 +37,10 @@ func TestUnixRefused(t *testing.T) {
 	if err := kern.ConnectUnix(client, []byte(path)); err != nil {
 		t.Fatal(err)
 	}
-	blocked(t, "unix listener "+path+": 1 connection waits to be accepted", l)
-	blocked(t, "unix connection to "+path+", which was not accepted yet", client)
+	blocked(t, "outside the tree waits to be accepted", l)
+	blocked(t, "unix connection to "+path+", which a task outside the tree has not accepted yet", client)
+	mustSend(t, client, "early")
+	blocked(t, "unix connection to "+path+", which was not accepted yet, but has data", l, client)
 
 	for _, typ := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET} {
 		a, b := pair(t, typ)

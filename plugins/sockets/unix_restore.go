@@ -35,7 +35,7 @@ func (u *unixRestore) run() (err error) {
 		do   func(*unixRecord) error
 	}{
 		{"make", u.connection}, {"make", u.single}, {"bind", u.bind}, {"fill queue of", u.fill}, {"connect", u.connect},
-		{"bury the peer of", u.bury}, {"shut down", u.shutdown}, {"complete", u.complete},
+		{"bury the peer of", u.bury}, {"shut down", u.shutdown}, {"complete", u.complete}, {"queue clients of", u.queueClients},
 	} {
 		for _, r := range u.im.unix {
 			if err := step.do(r); err != nil {
@@ -292,7 +292,29 @@ func (u *unixRestore) shutdown(r *unixRecord) error {
 	if r.msg.GetOrphan() && !r.dgram() {
 		return nil // was done by the peer's end
 	}
+	if r.msg.GetWaitsFor() != 0 {
+		return nil // is connected later
+	}
 	return shutdownSocket(r.fd, r.msg.GetShutdown())
+}
+
+// queueClients connects those who wait for a listener, in the old order. They get
+// their options afterwards: SO_PASSCRED would have connect(2) give them a name.
+func (u *unixRestore) queueClients(r *unixRecord) error {
+	for _, object := range r.msg.GetWaiting() {
+		client := u.im.byObject[object]
+		if err := kern.ConnectUnix(client.fd, r.address()); err != nil {
+			return fmt.Errorf("socket %d: connect: %w", object, err)
+		}
+		err := shutdownSocket(client.fd, client.msg.GetShutdown())
+		if err == nil {
+			err = u.finish(client)
+		}
+		if err != nil {
+			return fmt.Errorf("socket %d: %w", object, err)
+		}
+	}
+	return nil
 }
 
 // complete makes a listener listen, and sets options and flags.
@@ -302,6 +324,13 @@ func (u *unixRestore) complete(r *unixRecord) error {
 			return fmt.Errorf("listen: %w", err)
 		}
 	}
+	if r.msg.GetWaitsFor() != 0 {
+		return nil
+	}
+	return u.finish(r)
+}
+
+func (u *unixRestore) finish(r *unixRecord) error {
 	if err := configure(r.fd, r.msg.GetSocket()); err != nil {
 		return err
 	}

@@ -604,6 +604,84 @@ func (x *Membership) GetSources() [][]byte {
 	return nil
 }
 
+// Netlink is a socket of the family AF_NETLINK.
+type Netlink struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Socket *Socket                `protobuf:"bytes,1,opt,name=socket,proto3" json:"socket,omitempty"`
+	Port   uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"` // nl_pid; 0 if not bound
+	Groups []uint32               `protobuf:"varint,3,rep,packed,name=groups,proto3" json:"groups,omitempty"`
+	// Where connect(2) sends to; 0 for the kernel.
+	PeerPort      uint32 `protobuf:"varint,4,opt,name=peer_port,json=peerPort,proto3" json:"peer_port,omitempty"`
+	PeerGroups    uint32 `protobuf:"varint,5,opt,name=peer_groups,json=peerGroups,proto3" json:"peer_groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Netlink) Reset() {
+	*x = Netlink{}
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Netlink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Netlink) ProtoMessage() {}
+
+func (x *Netlink) ProtoReflect() protoreflect.Message {
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Netlink.ProtoReflect.Descriptor instead.
+func (*Netlink) Descriptor() ([]byte, []int) {
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Netlink) GetSocket() *Socket {
+	if x != nil {
+		return x.Socket
+	}
+	return nil
+}
+
+func (x *Netlink) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Netlink) GetGroups() []uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *Netlink) GetPeerPort() uint32 {
+	if x != nil {
+		return x.PeerPort
+	}
+	return 0
+}
+
+func (x *Netlink) GetPeerGroups() uint32 {
+	if x != nil {
+		return x.PeerGroups
+	}
+	return 0
+}
+
 // Unix is a socket of the family AF_UNIX.
 type Unix struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -631,14 +709,19 @@ type Unix struct {
 	// Name of the closed socket that an orphan was connected to.
 	PeerName []byte `protobuf:"bytes,12,opt,name=peer_name,json=peerName,proto3" json:"peer_name,omitempty"`
 	// Of a listener: who its clients see behind it (SO_PEERCRED).
-	Credentials   *Credentials `protobuf:"bytes,13,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	Credentials *Credentials `protobuf:"bytes,13,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	// Of a listener: the sockets, by object, whose connections it has not accepted
+	// yet, the oldest first.
+	Waiting []uint64 `protobuf:"varint,14,rep,packed,name=waiting,proto3" json:"waiting,omitempty"`
+	// Of one of these: the listener.
+	WaitsFor      uint64 `protobuf:"varint,15,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Unix) Reset() {
 	*x = Unix{}
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[7]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +733,7 @@ func (x *Unix) String() string {
 func (*Unix) ProtoMessage() {}
 
 func (x *Unix) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[7]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +746,7 @@ func (x *Unix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unix.ProtoReflect.Descriptor instead.
 func (*Unix) Descriptor() ([]byte, []int) {
-	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{7}
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Unix) GetSocket() *Socket {
@@ -757,6 +840,20 @@ func (x *Unix) GetCredentials() *Credentials {
 	return nil
 }
 
+func (x *Unix) GetWaiting() []uint64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *Unix) GetWaitsFor() uint64 {
+	if x != nil {
+		return x.WaitsFor
+	}
+	return 0
+}
+
 // Credentials are those of the process that called listen(2).
 type Credentials struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -769,7 +866,7 @@ type Credentials struct {
 
 func (x *Credentials) Reset() {
 	*x = Credentials{}
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[8]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +878,7 @@ func (x *Credentials) String() string {
 func (*Credentials) ProtoMessage() {}
 
 func (x *Credentials) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[8]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +891,7 @@ func (x *Credentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
 func (*Credentials) Descriptor() ([]byte, []int) {
-	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{8}
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Credentials) GetTask() uint32 {
@@ -830,7 +927,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[9]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +939,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[9]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +952,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{9}
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Node) GetMode() uint32 {
@@ -892,7 +989,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[10]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1001,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[10]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1014,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{10}
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Message) GetData() []byte {
@@ -988,7 +1085,14 @@ const file_plugins_sockets_sockets_proto_rawDesc = "" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\fR\x05group\x12\x18\n" +
 	"\aexclude\x18\x04 \x01(\bR\aexclude\x12\x18\n" +
-	"\asources\x18\x05 \x03(\fR\asources\"\x97\x03\n" +
+	"\asources\x18\x05 \x03(\fR\asources\"\xa4\x01\n" +
+	"\aNetlink\x12/\n" +
+	"\x06socket\x18\x01 \x01(\v2\x17.firn.sockets.v1.SocketR\x06socket\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\rR\x06groups\x12\x1b\n" +
+	"\tpeer_port\x18\x04 \x01(\rR\bpeerPort\x12\x1f\n" +
+	"\vpeer_groups\x18\x05 \x01(\rR\n" +
+	"peerGroups\"\xce\x03\n" +
 	"\x04Unix\x12/\n" +
 	"\x06socket\x18\x01 \x01(\v2\x17.firn.sockets.v1.SocketR\x06socket\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12)\n" +
@@ -1003,7 +1107,9 @@ const file_plugins_sockets_sockets_proto_rawDesc = "" +
 	" \x01(\rR\bshutdown\x12\x12\n" +
 	"\x04base\x18\v \x01(\fR\x04base\x12\x1b\n" +
 	"\tpeer_name\x18\f \x01(\fR\bpeerName\x12>\n" +
-	"\vcredentials\x18\r \x01(\v2\x1c.firn.sockets.v1.CredentialsR\vcredentials\"E\n" +
+	"\vcredentials\x18\r \x01(\v2\x1c.firn.sockets.v1.CredentialsR\vcredentials\x12\x18\n" +
+	"\awaiting\x18\x0e \x03(\x04R\awaiting\x12\x1b\n" +
+	"\twaits_for\x18\x0f \x01(\x04R\bwaitsFor\"E\n" +
 	"\vCredentials\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\rR\x04task\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
@@ -1028,7 +1134,7 @@ func file_plugins_sockets_sockets_proto_rawDescGZIP() []byte {
 	return file_plugins_sockets_sockets_proto_rawDescData
 }
 
-var file_plugins_sockets_sockets_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_plugins_sockets_sockets_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_plugins_sockets_sockets_proto_goTypes = []any{
 	(*Socket)(nil),      // 0: firn.sockets.v1.Socket
 	(*Owner)(nil),       // 1: firn.sockets.v1.Owner
@@ -1037,11 +1143,12 @@ var file_plugins_sockets_sockets_proto_goTypes = []any{
 	(*InetAddress)(nil), // 4: firn.sockets.v1.InetAddress
 	(*Inet)(nil),        // 5: firn.sockets.v1.Inet
 	(*Membership)(nil),  // 6: firn.sockets.v1.Membership
-	(*Unix)(nil),        // 7: firn.sockets.v1.Unix
-	(*Credentials)(nil), // 8: firn.sockets.v1.Credentials
-	(*Node)(nil),        // 9: firn.sockets.v1.Node
-	(*Message)(nil),     // 10: firn.sockets.v1.Message
-	(*Connection)(nil),  // 11: firn.sockets.v1.Connection
+	(*Netlink)(nil),     // 7: firn.sockets.v1.Netlink
+	(*Unix)(nil),        // 8: firn.sockets.v1.Unix
+	(*Credentials)(nil), // 9: firn.sockets.v1.Credentials
+	(*Node)(nil),        // 10: firn.sockets.v1.Node
+	(*Message)(nil),     // 11: firn.sockets.v1.Message
+	(*Connection)(nil),  // 12: firn.sockets.v1.Connection
 }
 var file_plugins_sockets_sockets_proto_depIdxs = []int32{
 	1,  // 0: firn.sockets.v1.Socket.owner:type_name -> firn.sockets.v1.Owner
@@ -1051,15 +1158,16 @@ var file_plugins_sockets_sockets_proto_depIdxs = []int32{
 	4,  // 4: firn.sockets.v1.Inet.local:type_name -> firn.sockets.v1.InetAddress
 	4,  // 5: firn.sockets.v1.Inet.remote:type_name -> firn.sockets.v1.InetAddress
 	6,  // 6: firn.sockets.v1.Inet.memberships:type_name -> firn.sockets.v1.Membership
-	11, // 7: firn.sockets.v1.Inet.connection:type_name -> firn.sockets.v1.Connection
-	0,  // 8: firn.sockets.v1.Unix.socket:type_name -> firn.sockets.v1.Socket
-	9,  // 9: firn.sockets.v1.Unix.node:type_name -> firn.sockets.v1.Node
-	8,  // 10: firn.sockets.v1.Unix.credentials:type_name -> firn.sockets.v1.Credentials
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	12, // 7: firn.sockets.v1.Inet.connection:type_name -> firn.sockets.v1.Connection
+	0,  // 8: firn.sockets.v1.Netlink.socket:type_name -> firn.sockets.v1.Socket
+	0,  // 9: firn.sockets.v1.Unix.socket:type_name -> firn.sockets.v1.Socket
+	10, // 10: firn.sockets.v1.Unix.node:type_name -> firn.sockets.v1.Node
+	9,  // 11: firn.sockets.v1.Unix.credentials:type_name -> firn.sockets.v1.Credentials
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_plugins_sockets_sockets_proto_init() }
@@ -1074,7 +1182,7 @@ func file_plugins_sockets_sockets_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugins_sockets_sockets_proto_rawDesc), len(file_plugins_sockets_sockets_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
