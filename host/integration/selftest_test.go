@@ -30,6 +30,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"users":     func(t *testing.T) *subject { return startUsers(t, 3) },
 		"undo":      func(t *testing.T) *subject { return startC(t, "undo") },
 		"gorun":     func(t *testing.T) *subject { return startGo(t, "gorun") },
+		"bpfmaps":   func(t *testing.T) *subject { return startMaps(t) },
 		"networks":  func(t *testing.T) *subject { return startNetworks(t, "-n") },
 	}
 	if runtime.GOARCH == "amd64" {
