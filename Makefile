@@ -36,10 +36,10 @@ build: ## build firn and its plugins into bin/
 demo: build ## checkpoint and restore real programs, step by step
 	@bash scripts/demo.sh
 
-test: deps ## run every test (whole programs included), under 20 minutes on two cores
+test: deps build ## run every test (whole programs included), under 20 minutes on two cores
 	$(GO) test -timeout 20m -count=1 ./...
 	@for d in $(EXAMPLES); do \
-		echo "== example $$d"; (cd $$d && $(GO) vet ./... && $(GO) test -count=1 ./...) || exit 1; \
+		echo "== example $$d"; (cd $$d && $(GO) vet ./... && FIRN=$(BIN)/firn $(GO) test -count=1 ./...) || exit 1; \
 	done
 
 unit: ## run the tests without the whole-program tests; RUN=REGEXP selects

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/firn-cr/firn/host/integration/harness"
+	"github.com/firn-cr/firn/sdk/sdktest"
 )
 
 // TestNewPlugin goes the way of somebody who has an idea: a new module, its tests,
@@ -34,6 +35,7 @@ func TestNewPlugin(t *testing.T) {
 	for _, target := range []string{"test", "build"} {
 		cmd := exec.Command(program(t, "make"), target)
 		cmd.Dir = module
+		cmd.Env = append(os.Environ(), sdktest.FirnProgram+"="+f.Path)
 		if out, err := harness.Output(40*grace, cmd); err != nil {
 			t.Fatalf("make %s: %v\n%s", target, err, out)
 		}

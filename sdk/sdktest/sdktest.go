@@ -42,6 +42,8 @@ type Harness struct {
 
 	mu    sync.Mutex
 	image *Image // of the session that is being opened
+	// images are those of all sessions.
+	images []*Image
 }
 
 // New serves p until the test ends. The plugin's log is that of the test.
@@ -137,7 +139,7 @@ func (h *Harness) Dump() (*Image, error) {
 // restorePhases are the phases of a restore in order.
 var restorePhases = []wire.Phase{
 	wire.PhaseRestoreNamespaces, wire.PhaseRestoreObjects, wire.PhaseRestoreMemory,
-	wire.PhaseLinkFiles, wire.PhaseRestoreTasks, wire.PhaseSeal, wire.PhaseResumed,
+	wire.PhaseRestoreIdentity, wire.PhaseLinkFiles, wire.PhaseRestoreTasks, wire.PhaseSeal, wire.PhaseResumed,
 }
 
 // Restore opens a restore of the image and runs phases: those given, or all

@@ -50,6 +50,7 @@ func (h *Harness) open(img *Image, cfg wire.OpenConfig) *Session {
 	cfg.Options = h.Options
 	h.mu.Lock()
 	h.image = img
+	h.images = append(h.images, img)
 	h.mu.Unlock()
 	ctx, cancel := h.context()
 	defer cancel()

@@ -55,6 +55,9 @@ func (plugin) DumpFile(ctx context.Context, f *sdk.FileDump) error {
 
 // RestoreFile returns a descriptor of this process; the host installs it.
 func (plugin) RestoreFile(_ context.Context, f *sdk.FileRestore) (int, error) {
+	if len(f.Own) != 1 {
+		return -1, fmt.Errorf("%d records, want 1: %w", len(f.Own), sdk.ErrCorrupt)
+	}
 	var flags wrapperspb.UInt32Value
 	if err := f.Own[0].Decode(&flags); err != nil {
 		return -1, err

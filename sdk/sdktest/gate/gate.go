@@ -33,7 +33,7 @@ func Cap(t testing.TB, capability int) {
 func Feature(t testing.TB, name string, ok bool) {
 	t.Helper()
 	if !ok {
-		missing(t, "kernel feature %s", name)
+		missing(t, "%s", name)
 	}
 }
 
