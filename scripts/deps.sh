@@ -27,6 +27,8 @@ wanted=(
 	ip:iproute2
 	ping:iputils-ping
 	nginx:nginx-light
+	+/usr/lib/python3/dist-packages/grpc:python3-grpcio
+	+/usr/lib/python3/dist-packages/google/protobuf:python3-protobuf
 	bash:bash
 	git:git
 )

@@ -44,7 +44,7 @@ type Conformance struct {
 //   - the description is valid and always the same;
 //   - checks change nothing, and say for every flag which one it is;
 //   - what was dumped is restored, also for the second time in one process;
-//   - a session may be aborted, or end, after every phase, and be cancelled in it;
+//   - a session may be aborted, or end, after every phase, and be canceled in it;
 //   - records that are missing, cut, changed or of an unknown kind are errors, not
 //     panics, and never a restore that looks right;
 //   - descriptors and goroutines are given back with the session.
@@ -168,10 +168,11 @@ func (c *Conformance) trip(t testing.TB, h *Harness) {
 		}
 	}
 	s, err := c.restore(h, img)
-	defer s.Close()
 	if err != nil {
+		s.Close()
 		t.Fatalf("restore: %v", err)
 	}
+	defer s.Close()
 	for _, r := range h.Resources {
 		if r.Kind == sdk.KindFile && s.FD(r.Object) < 0 {
 			t.Errorf("object %d (%s) was not provided", r.Object, r.File.Link)
@@ -262,7 +263,7 @@ func conformCancel(t testing.TB, c *Conformance) {
 		t.Fatalf("dump: %v", err)
 	}
 	settled := leaks(t, h)
-	cancelled := func(s *Session, phases []wire.Phase) {
+	canceled := func(s *Session, phases []wire.Phase) {
 		for i, p := range phases {
 			if !h.info.Has(p) {
 				continue
@@ -275,10 +276,10 @@ func conformCancel(t testing.TB, c *Conformance) {
 		s.Close()
 	}
 	for i := range dumpPhases {
-		cancelled(h.Open(), dumpPhases[i:])
+		canceled(h.Open(), dumpPhases[i:])
 	}
 	for i := range restorePhases {
-		cancelled(h.OpenRestore(img), restorePhases[i:])
+		canceled(h.OpenRestore(img), restorePhases[i:])
 	}
 	settled()
 	c.trip(t, h)
