@@ -102,6 +102,16 @@ func (w *world) ip(args ...string) string {
 	return out
 }
 
+// pair connects two namespaces. The first one gets address 1 of a network, of which
+// the beginning is given, the other one address 2.
+func (w *world) pair(other *world, network string) {
+	w.ip("-n", w.name, "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", other.name)
+	for i, o := range []*world{w, other} {
+		o.ip("-n", o.name, "addr", "add", fmt.Sprintf("%s%d/24", network, i+1), "dev", fmt.Sprintf("v%d", i))
+		o.ip("-n", o.name, "link", "set", fmt.Sprintf("v%d", i), "up")
+	}
+}
+
 // enter is the beginning of a command in the namespace.
 func (w *world) enter() []string {
 	return []string{program(w.t, "nsenter"), "--net=/run/netns/" + w.name, "--"}
@@ -222,11 +232,7 @@ func ownNetwork(t *testing.T, pid int) bool {
 func TestJoinNetworkNamespace(t *testing.T) {
 	needsConnections(t)
 	outer, inner := newWorld(t, "j"), newWorld(t, "k")
-	outer.ip("-n", outer.name, "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", inner.name)
-	for i, w := range []*world{outer, inner} {
-		w.ip("-n", w.name, "addr", "add", fmt.Sprintf("10.67.0.%d/24", i+1), "dev", fmt.Sprintf("v%d", i))
-		w.ip("-n", w.name, "link", "set", fmt.Sprintf("v%d", i), "up")
-	}
+	outer.pair(inner, "10.67.0.")
 	// Something that the plugin would refuse.
 	inner.ip("-n", inner.name, "tuntap", "add", "mode", "tun", "t0")
 	s := start(t, harness.Spec{Path: program(t, "nsenter"), Args: append(inner.enter()[1:],

@@ -236,57 +236,18 @@ func TestPostgresClient(t *testing.T) {
 // asking while the server is away.
 func TestNamespacePeer(t *testing.T) {
 	needsConnections(t)
-	gate.Cap(t, unix.CAP_SYS_ADMIN)
-	ip, nsenter := program(t, "ip"), program(t, "nsenter")
-	tag := strconv.Itoa(os.Getpid())
-	names := []string{"firn-a" + tag, "firn-b" + tag}
-	must := func(args ...string) {
-		t.Helper()
-		if out, err := harness.Output(harness.Patience, exec.Command(ip, args...)); err != nil {
-			t.Fatalf("ip %v: %v: %s", args, err, out)
-		}
-	}
-	for _, n := range names {
-		must("netns", "add", n)
-		t.Cleanup(func() { must("netns", "del", n) })
-		must("-n", n, "link", "set", "lo", "up")
-	}
-	must("-n", names[0], "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", names[1])
-	for i, n := range names {
-		must("-n", n, "addr", "add", fmt.Sprintf("192.0.2.%d/24", i+1), "dev", fmt.Sprintf("v%d", i))
-		must("-n", n, "link", "set", fmt.Sprintf("v%d", i), "up")
-	}
-	enter := func(i int) []string { return []string{nsenter, "--net=/run/netns/" + names[i], "--"} }
-	s := start(t, harness.Spec{Path: nsenter, Args: append(enter(0)[1:], program(t, "python3"), script(t, "download.py"), "192.0.2.1", "4711")})
+	server, client := newWorld(t, "a"), newWorld(t, "b")
+	server.pair(client, "192.0.2.")
+	s := start(t, harness.Spec{Path: program(t, "nsenter"), Args: append(server.enter()[1:],
+		program(t, "python3"), script(t, "download.py"), "192.0.2.1", "4711")})
 	s.ready()
-	const size = 3 << 20
-	client := exec.Command(nsenter, append(enter(1)[1:], program(t, "python3"), "-c", fmt.Sprintf(`
-import socket
-s = socket.create_connection(("192.0.2.1", 4711), timeout=60)
-f = s.makefile("rb")
-for n in range(3):
-    s.sendall(b"%[1]d\n")
-    for at in range(0, %[1]d, 4096):
-        if f.read(4096) != bytes((i * 7 + 13) %% 251 for i in range(at, at + 4096)):
-            raise SystemExit("other bytes at %%d" %% at)
-print("all is right")
-`, size))...)
-	done := make(chan error, 1)
-	go func() {
-		out, err := harness.Output(4*harness.Patience, client)
-		if err == nil && out != "all is right\n" {
-			err = fmt.Errorf("client: %s", out)
-		}
-		done <- err
-	}()
-	f := firn(t)
-	f.Prefix = enter(0)
+	done := client.ask("192.0.2.1", 3, 3<<20)
 	for range 2 {
 		s.ticks(100)
-		want(t, harness.StatusDone, f, "checkpoint", strconv.Itoa(s.PID), "-o", s.image, carryConnections)
+		want(t, harness.StatusDone, server.firn(), "checkpoint", strconv.Itoa(s.PID), "-o", s.image, carryConnections)
 		s.Forget()
 		time.Sleep(300 * time.Millisecond)
-		want(t, harness.StatusDone, f, "restore", "-d", s.image)
+		want(t, harness.StatusDone, server.firn(), "restore", "-d", s.image)
 	}
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -6,6 +6,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/plugins/internal/nft"
 	"github.com/firn-cr/firn/plugins/network/networkpb"
 	"github.com/firn-cr/firn/sdk"
 )
@@ -36,7 +37,6 @@ const (
 	nftMsgNewFlowtable, nftMsgGetFlowtable                  = 22, 23
 	nfgenSize                                               = 4
 	nftaRuleCompat, nftaExprName                            = 5, 1
-	nftBatchBegin, nftBatchEnd                              = 0x10, 0x11
 )
 
 // nftKinds are in the order in which they are made: what is referred to before
@@ -116,7 +116,7 @@ func (k *nftKind) read(c *netlink.Conn, family uint32, which []*networkpb.Attrib
 	if err != nil {
 		return nil, err
 	}
-	messages, err := list(c, uint16(unix.NFNL_SUBSYS_NFTABLES<<8|k.get), append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, data...))
+	messages, err := list(c, uint16(nft.Type(k.get)), append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, data...))
 	if err != nil {
 		return nil, err
 	}
@@ -204,13 +204,7 @@ func restoreRuleset(c *netlink.Conn, objects []*networkpb.Nftables) error {
 	if len(objects) == 0 {
 		return nil
 	}
-	edge := func(typ netlink.HeaderType) netlink.Message {
-		return netlink.Message{
-			Header: netlink.Header{Type: typ, Flags: netlink.Request},
-			Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
-		}
-	}
-	batch := []netlink.Message{edge(nftBatchBegin)}
+	var batch []netlink.Message
 	for i, o := range objects {
 		list := o.GetAttributes()
 		if o.GetType() == unix.NFT_MSG_NEWSET {
@@ -222,20 +216,15 @@ func restoreRuleset(c *netlink.Conn, objects []*networkpb.Nftables) error {
 		if o.GetType() == unix.NFT_MSG_NEWRULE {
 			flags |= netlink.Append
 		}
-		m, err := message(uint16(unix.NFNL_SUBSYS_NFTABLES<<8|int(o.GetType())), flags,
+		m, err := message(uint16(nft.Type(int(o.GetType()))), flags,
 			[]byte{byte(o.GetFamily()), unix.NFNETLINK_V0, 0, 0}, list)
 		if err != nil {
 			return err
 		}
 		batch = append(batch, m)
 	}
-	if _, err := c.SendMessages(append(batch, edge(nftBatchEnd))); err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	for _, o := range objects { // one answer each, in order
-		if _, err := c.Receive(); err != nil {
-			return fmt.Errorf("nftables: make %s: %w", describeObject(o), err)
-		}
+	if refused, err := nft.Commit(c, batch); err != nil {
+		return fmt.Errorf("nftables: make %s: %w", describeObject(objects[refused]), err)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/firn-cr/firn/plugins/internal/nft"
 	"github.com/firn-cr/firn/sdk"
 )
 
@@ -46,8 +47,6 @@ const (
 	typeV4, typeV6 = 7, 8 // ipv4_addr and ipv6_addr, by which nft(8) shows keys
 	typePort       = 13   // inet_service
 	setV4, setV6   = "connections4", "connections6"
-	batchBegin     = 0x10 // NFNL_MSG_BATCH_BEGIN
-	batchEnd       = 0x11
 	firstRegister  = 8 // NFT_REG32_00
 )
 
@@ -202,7 +201,7 @@ func (b *nftBatch) add(typ int, flags netlink.HeaderFlags, attributes func(*netl
 	b.err = errors.Join(b.err, err)
 	b.messages = append(b.messages, netlink.Message{
 		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ),
+			Type:  nft.Type(typ),
 			Flags: netlink.Request | netlink.Acknowledge | flags,
 		},
 		Data: append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, data...),
@@ -277,24 +276,8 @@ func (b *nftBatch) send(conn *netlink.Conn) error {
 	if b.err != nil {
 		return b.err
 	}
-	edge := func(typ netlink.HeaderType) netlink.Message {
-		return netlink.Message{
-			Header: netlink.Header{Type: typ, Flags: netlink.Request},
-			Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
-		}
-	}
-	all := append([]netlink.Message{edge(batchBegin)}, b.messages...)
-	if _, err := conn.SendMessages(append(all, edge(batchEnd))); err != nil {
-		return err
-	}
-	for done := 0; done < len(b.messages); {
-		acks, err := conn.Receive()
-		if err != nil {
-			return err
-		}
-		done += len(acks)
-	}
-	return nil
+	_, err := nft.Commit(conn, b.messages)
+	return err
 }
 
 // nftables wants numbers in network order, marks excepted.

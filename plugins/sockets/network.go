@@ -18,9 +18,10 @@ type network struct {
 	// object is that of the namespace in the image; 0 is where this process is.
 	object uint64
 	ino    uint64
-	// calls reach a thread that lives in the namespace; nil for where this process
-	// is.
+	// calls reach a thread that lives in the namespace, until left is closed; nil for
+	// where this process is.
 	calls chan func()
+	left  chan struct{}
 	// usual are the options of new sockets; those that were read before the freeze
 	// need not be read again.
 	usual defaults
@@ -38,22 +39,26 @@ func here() (*network, error) {
 	return n, nil
 }
 
-// enter starts a thread in a network namespace, until leave.
+// enter starts a thread in a network namespace.
 func enter(ns *os.File, object uint64) (*network, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(ns.Fd()), &st); err != nil {
 		return nil, fmt.Errorf("stat network namespace: %w", err)
 	}
-	n := &network{object: object, ino: st.Ino, calls: make(chan func())}
+	n := &network{object: object, ino: st.Ino, calls: make(chan func()), left: make(chan struct{})}
 	n.usual.network = n
 	entered := make(chan error, 2)
 	go func() {
 		entered <- namespace.Within(ns, func() error {
 			entered <- nil
-			for f := range n.calls {
-				f()
+			for {
+				select {
+				case f := <-n.calls:
+					f()
+				case <-n.left:
+					return nil
+				}
 			}
-			return nil
 		})
 	}()
 	return n, <-entered
@@ -64,9 +69,13 @@ func (n *network) do(f func() error) error {
 	if n == nil || n.calls == nil {
 		return f()
 	}
-	done := make(chan error)
-	n.calls <- func() { done <- f() }
-	return <-done
+	done := make(chan error, 1)
+	select {
+	case n.calls <- func() { done <- f() }:
+		return <-done
+	case <-n.left:
+		return fmt.Errorf("network namespace %d was left: %w", n.object, sdk.ErrAborted)
+	}
 }
 
 // socket makes a socket in the namespace.
@@ -130,7 +139,7 @@ func (ns *networks) unlock() error {
 func (ns *networks) leave() error {
 	err := ns.unlock()
 	for _, n := range ns.byObject {
-		close(n.calls) // its thread ends; the namespace goes on without it
+		close(n.left) // its thread ends; the namespace goes on without it
 	}
 	ns.byObject = nil
 	return err
