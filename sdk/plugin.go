@@ -38,7 +38,9 @@ type Description struct {
 	// Records are the record types that the plugin writes and reads.
 	Records []RecordType
 	// Capabilities are the rights that the plugin needs, by their kernel names
-	// ("CAP_SYS_ADMIN").
+	// ("CAP_SYS_ADMIN"). A plugin that did not come with firn gets these, of those
+	// that firn has, and no others. For duplicates of files of root's programs, as in
+	// [FileDumper], it needs CAP_SYS_PTRACE.
 	Capabilities []string
 }
 

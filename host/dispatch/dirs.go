@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 
@@ -28,14 +29,7 @@ var systemDirs = []string{"/usr/local/lib/firn/plugins", "/usr/lib/firn/plugins"
 // system, and, unless the user is root, ~/.local/lib/firn/plugins. The current
 // directory is never searched: entries that are not absolute are dropped.
 func PluginDirs() []string {
-	dirs := filepath.SplitList(os.Getenv(PathVariable))
-	if exe, err := os.Executable(); err == nil {
-		if target, err := filepath.EvalSymlinks(exe); err == nil {
-			exe = target
-		}
-		dirs = append(dirs, filepath.Dir(exe))
-	}
-	dirs = append(dirs, systemDirs...)
+	dirs := append(filepath.SplitList(os.Getenv(PathVariable)), shippedDirs()...)
 	if home := os.Getenv("HOME"); os.Geteuid() != 0 && home != "" {
 		dirs = append(dirs, filepath.Join(home, ".local/lib/firn/plugins"))
 	}
@@ -48,6 +42,19 @@ func PluginDirs() []string {
 	return out
 }
 
+// shippedDirs are those in which the plugins are that came with firn: that of the
+// running program, and those of the system.
+func shippedDirs() []string {
+	var dirs []string
+	if exe, err := os.Executable(); err == nil {
+		if target, err := filepath.EvalSymlinks(exe); err == nil {
+			exe = target
+		}
+		dirs = append(dirs, filepath.Dir(exe))
+	}
+	return append(dirs, systemDirs...)
+}
+
 // Binary is a plugin's executable file.
 type Binary struct {
 	// Name is the plugin's name: the file's name without the prefix.
@@ -57,6 +64,9 @@ type Binary struct {
 	// SHA256 is what the file must hash to, in hexadecimal; empty if nothing
 	// is recorded for it. See [SumsFile].
 	SHA256 string
+	// ThirdParty tells that the plugin did not come with firn: it was added, or is in
+	// a directory of the user's. It gets the rights that it declares, and no others.
+	ThirdParty bool
 }
 
 // namePattern is what the names of plugins look like.
@@ -88,20 +98,21 @@ func Discover(dirs []string) ([]Binary, error) {
 	return out, errors.Join(errs...)
 }
 
-// pinned are the digests that are recorded in a directory, by file name.
-func pinned(dir string) (map[string]string, error) {
+// pinned are the digests that are recorded in a directory, by file name, and what
+// was added to it, by name.
+func pinned(dir string) (map[string]string, map[string]*Locked, error) {
 	sums, err := readSums(dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	locked, err := ReadLock(dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for name, l := range locked {
 		sums[Prefix+name] = l.SHA256
 	}
-	return sums, nil
+	return sums, locked, nil
 }
 
 // discoverIn finds the plugins in one directory.
@@ -116,13 +127,15 @@ func discoverIn(dir string) ([]Binary, error) {
 	var out []Binary
 	var errs []error
 	var sums map[string]string
+	var added map[string]*Locked
+	ours := slices.Contains(shippedDirs(), dir)
 	for _, e := range entries {
 		name, ok := strings.CutPrefix(e.Name(), Prefix)
 		if !ok || !namePattern.MatchString(name) || e.IsDir() {
 			continue
 		}
 		if sums == nil {
-			if sums, err = pinned(dir); err != nil {
+			if sums, added, err = pinned(dir); err != nil {
 				return nil, err
 			}
 		}
@@ -133,7 +146,7 @@ func discoverIn(dir string) ([]Binary, error) {
 			continue
 		}
 		f.Close()
-		out = append(out, Binary{Name: name, Path: path, SHA256: sums[e.Name()]})
+		out = append(out, Binary{Name: name, Path: path, SHA256: sums[e.Name()], ThirdParty: !ours || added[name] != nil})
 	}
 	return out, errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -74,8 +75,13 @@ func (a *actor) Describe() sdk.Description {
 			{Kind: kindText, Version: 2, Message: &wrapperspb.StringValue{}}, {Kind: kindPages, Version: 1, Name: "pages"},
 		},
 	}
-	if a.name == "second" {
+	switch a.name {
+	case "second":
 		d.After = []string{"first", "absent"}
+	case "needy":
+		d.Capabilities = needs
+	case "greedy":
+		d.Capabilities = []string{"CAP_EVERYTHING"}
 	}
 	return d
 }
@@ -84,6 +90,10 @@ func (a *actor) Check(_ context.Context, req *sdk.CheckRequest) ([]sdk.Finding, 
 	fmt.Println("printed on stdout")
 	fmt.Fprintln(os.Stderr, "printed on stderr")
 	hclog.Default().Debug("checking", "frozen", req.Frozen)
+	if a.name == "needy" {
+		text, err := exec.Command("grep", "Cap", "/proc/self/status").Output()
+		return []sdk.Finding{{Level: sdk.LevelNote, Subject: a.name, Text: string(text)}}, err
+	}
 	return []sdk.Finding{{Level: sdk.LevelNote, Subject: a.name, Text: os.Getenv("GOMAXPROCS")}}, nil
 }
 

@@ -70,8 +70,8 @@ func onSpawner(f func()) {
 }
 
 // spawn executes an open file. arena has the three descriptors of the arena or
-// is empty. The caller keeps exe and arena.
-func spawn(exe *os.File, name string, env []string, arena []*os.File) (_ *process, err error) {
+// is empty. The caller keeps exe and arena. r is what the plugin may do.
+func spawn(exe *os.File, name string, env []string, arena []*os.File, r rights) (_ *process, err error) {
 	var opened []*os.File // what the child inherits, and, on an error, all
 	p := &process{done: make(chan struct{})}
 	defer func() {
@@ -108,7 +108,15 @@ func spawn(exe *os.File, name string, env []string, arena []*os.File) (_ *proces
 		Dir: "/", Env: env, Files: files,
 		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	}
-	onSpawner(func() { p.proc, err = os.StartProcess(program, []string{Prefix + name}, attr) })
+	start := func() (err error) {
+		p.proc, err = os.StartProcess(program, []string{Prefix + name}, attr)
+		return err
+	}
+	if r.all {
+		onSpawner(func() { err = start() })
+	} else {
+		err = r.contained(start, p.done)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("execute: %w", err)
 	}

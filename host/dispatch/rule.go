@@ -70,6 +70,8 @@ type Selection struct {
 	Disabled []string
 	// Rules come before claims; the first one that matches counts.
 	Rules []Rule
+	// Trusted are names of plugins of third parties that get all rights of the host.
+	Trusted []string
 }
 
 // Select takes the disabled plugins out of those that were found. Names that
@@ -89,7 +91,7 @@ func (s *Selection) Select(bins []Binary) ([]Binary, error) {
 			return nil, fmt.Errorf("%s: there is no plugin %q: %w", r.text, r.Plugin, failure.ErrUsage)
 		}
 	}
-	return bins, nil
+	return bins, Trust(bins, s.Trusted)
 }
 
 // ruleFor returns the rule that gives a resource to a plugin; nil if none does.

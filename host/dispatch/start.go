@@ -109,8 +109,32 @@ func Start(ctx context.Context, bins []Binary, opt Options) (*Set, error) {
 	return set, nil
 }
 
-// startOne starts one plugin.
-func startOne(ctx context.Context, b Binary, opt Options, dir string) (_ *Plugin, err error) {
+// startOne starts one plugin, with the rights that it is to have. One of which these
+// are not known is started without any, and, if it declares some, once more.
+func startOne(ctx context.Context, b Binary, opt Options, dir string) (*Plugin, error) {
+	if !b.ThirdParty {
+		return startWith(ctx, b, opt, dir, rights{all: true})
+	}
+	var has rights
+	if r := opt.Memory[b.Name]; r != nil {
+		has, _ = declared(r.Info.Capabilities) // checked before it was remembered
+	}
+	p, err := startWith(ctx, b, opt, dir, has)
+	if err != nil {
+		return nil, err
+	}
+	wants, err := declared(p.info.Capabilities)
+	if err == nil && wants == has {
+		return p, nil
+	}
+	if err = errors.Join(err, p.stop()); err != nil {
+		return nil, err
+	}
+	return startWith(ctx, b, opt, dir, wants)
+}
+
+// startWith starts one plugin with some rights.
+func startWith(ctx context.Context, b Binary, opt Options, dir string, r rights) (_ *Plugin, err error) {
 	exe, err := openTrusted(b.Path)
 	if err != nil {
 		return nil, err
@@ -128,7 +152,7 @@ func startOne(ctx context.Context, b Binary, opt Options, dir string) (_ *Plugin
 	}
 	out := newOutput(b.Name, p.log)
 	p.runner = &pluginRunner{out: out}
-	p.client = plugin.NewClient(p.clientConfig(exe, opt, dir))
+	p.client = plugin.NewClient(p.clientConfig(exe, opt, dir, r))
 	defer func() {
 		if err != nil {
 			err = errors.Join(p.explain(err), p.stop())
@@ -181,7 +205,7 @@ func (p *Plugin) newConsumer(opt *ArenaOptions) (err error) {
 	return nil
 }
 
-func (p *Plugin) clientConfig(exe *os.File, opt Options, dir string) *plugin.ClientConfig {
+func (p *Plugin) clientConfig(exe *os.File, opt Options, dir string, r rights) *plugin.ClientConfig {
 	log := hclog.NewNullLogger()
 	if p.log.IsTrace() {
 		log = p.log.Named("go-plugin")
@@ -200,7 +224,7 @@ func (p *Plugin) clientConfig(exe *os.File, opt Options, dir string) *plugin.Cli
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			env := append(environment(opt, p.log.GetLevel()), cmd.Env...)
 			p.runner.dir = dir
-			p.runner.start = func() (*process, error) { return spawn(exe, p.binary.Name, env, p.consumer.Files()) }
+			p.runner.start = func() (*process, error) { return spawn(exe, p.binary.Name, env, p.consumer.Files(), r) }
 			return p.runner, nil
 		},
 	}

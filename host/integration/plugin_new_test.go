@@ -72,8 +72,11 @@ func TestNewPlugin(t *testing.T) {
 	}
 	want(t, harness.StatusUsage, f, "check", strconv.Itoa(s.PID), "--plugin-for", "file:/x=nobody")
 	want(t, harness.StatusUsage, f, "check", strconv.Itoa(s.PID), "--disable-plugin", "nobody")
+	want(t, harness.StatusUsage, f, "check", strconv.Itoa(s.PID), "--trust-plugin", "nobody")
+	want(t, harness.StatusDone, f, "check", strconv.Itoa(s.PID), "--trust-plugin", "widget")
 	want(t, harness.StatusDone, f, "checkpoint", strconv.Itoa(s.PID), "-o", s.image, "--plugin-for", "file:"+s.Dir+"/*=widget")
 	s.Forget()
+	want(t, harness.StatusUsage, f, "restore", "-d", s.image, "--trust-plugin", "nobody")
 	want(t, harness.StatusDone, f, "restore", "-d", s.image)
 	s.unharmed()
 

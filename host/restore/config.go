@@ -25,6 +25,9 @@ type Config struct {
 	Timeout time.Duration
 	// PluginDirs are searched for plugins.
 	PluginDirs []string
+	// TrustedPlugins are names of plugins of third parties that get all rights of
+	// the host.
+	TrustedPlugins []string
 	// Warm has plugins that were started already; may be nil.
 	Warm *dispatch.Warm
 	// Options are the flags that plugins may look at.

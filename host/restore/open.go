@@ -59,6 +59,9 @@ func (r *flow) open(ctx context.Context) (err error) {
 // which are missing.
 func (r *flow) findPlugins() ([]dispatch.Binary, error) {
 	found, refused := dispatch.Discover(r.cfg.PluginDirs)
+	if err := dispatch.Trust(found, r.cfg.TrustedPlugins); err != nil {
+		return nil, err
+	}
 	byName := map[string]dispatch.Binary{}
 	for _, b := range found {
 		byName[b.Name] = b

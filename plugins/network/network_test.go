@@ -108,6 +108,7 @@ nft add table inet filter
 nft add set inet filter s '{ type ipv4_addr; elements = { 10.0.0.1, 10.0.0.2 }; }'
 nft add chain inet filter input '{ type filter hook input priority 0; }'
 nft add rule inet filter input ip saddr @s tcp dport '{ 1, 2 }' drop
+for i in $(seq 2000); do echo "add rule inet filter input tcp dport $i counter packets $i bytes 0 drop"; done | nft -f -
 `
 
 // TestMakeAgain makes a namespace from what was read in another one. Then every

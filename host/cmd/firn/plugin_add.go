@@ -97,7 +97,7 @@ func addPlugin(ctx context.Context, g *global, path, dir string, replace bool) (
 		return err
 	}
 	// It has to start, and to be what is recorded.
-	info, err := askPlugin(ctx, dispatch.Binary{Name: name, Path: path, SHA256: sum}, log)
+	info, err := askPlugin(ctx, dispatch.Binary{Name: name, Path: path, SHA256: sum, ThirdParty: true}, log)
 	if err != nil {
 		return err
 	}

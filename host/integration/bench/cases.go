@@ -33,6 +33,7 @@ var loads = []load{
 	{"500 processes", []string{"processes", "500"}, 0},
 	{"1000 threads", []string{"threads", "1000"}, 0},
 	{"10000 files", []string{"files", "10000"}, 0},
+	{"network namespace", []string{"network"}, 0},
 }
 
 // modes are compared by the time that the tree stands still.

@@ -2,6 +2,9 @@
 package nft
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -9,6 +12,11 @@ import (
 const (
 	batchBegin = 0x10 // NFNL_MSG_BATCH_BEGIN
 	batchEnd   = 0x11 // NFNL_MSG_BATCH_END
+
+	// answerSize is what an answer takes of a receive buffer, with all that the kernel
+	// counts.
+	answerSize = 2048
+	minBuffer  = 64 << 10
 )
 
 // Type is the type of a message of nftables, by the number of what it does.
@@ -25,6 +33,16 @@ func Commit(c *netlink.Conn, messages []netlink.Message) (refused int, err error
 			Header: netlink.Header{Type: typ, Flags: netlink.Request},
 			Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
 		}
+	}
+	size := 0
+	for _, m := range messages {
+		size += len(m.Data) + unix.SizeofNlMsghdr
+	}
+	// A transaction is one datagram, and the kernel answers to all of it before
+	// anybody reads an answer.
+	err = errors.Join(c.SetWriteBuffer(2*size+minBuffer), c.SetReadBuffer(len(messages)*answerSize+minBuffer))
+	if err != nil {
+		return 0, fmt.Errorf("size of buffers: %w", err)
 	}
 	all := append([]netlink.Message{edge(batchBegin)}, messages...)
 	if _, err := c.SendMessages(append(all, edge(batchEnd))); err != nil {

@@ -29,6 +29,8 @@ func (plugin) Describe() sdk.Description {
 			Kind: sdk.KindFile, Type: sdk.TypeChar, Device: &sdk.Device{Major: 1, Minor: 11}, Path: "/dev/kmsg",
 		}},
 		Records: []sdk.RecordType{{Kind: kindFlags, Version: 1, Message: &wrapperspb.UInt32Value{}}},
+		// For duplicates of descriptors of root's programs, and to open the device.
+		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_SYSLOG"},
 	}
 }
 

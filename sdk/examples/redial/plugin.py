@@ -102,6 +102,7 @@ class Plugin:
         return pb.DescribeResponse(
             name=NAME, version=VERSION, api_version=1, summary="connections to unix sockets outside, connected again",
             claims=[pb.Claim(kind=KIND_FILE, type="sock", socket=pb.Socket(family=socket.AF_UNIX, type=-1, protocol=-1))],
+            capabilities=["CAP_SYS_PTRACE"],  # for duplicates of descriptors of root's programs
             records=[pb.RecordType(kind=KIND_CONNECTION, version=1, name="connection")],
             phases=[pb.PHASE_CHECK, pb.PHASE_DUMP, pb.PHASE_CHECK_IMAGE, pb.PHASE_RESTORE_OBJECTS, pb.PHASE_ABORT])
 

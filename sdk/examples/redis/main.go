@@ -41,6 +41,8 @@ func (*plugin) Describe() sdk.Description {
 		Summary: "brings redis-server to rest before a checkpoint",
 		Attends: []sdk.Claim{sockets(unix.AF_INET), sockets(unix.AF_UNIX)},
 		Records: []sdk.RecordType{{Kind: kindServer, Version: 1, Message: &wrapperspb.StringValue{}, Optional: true}},
+		// For duplicates of root's sockets.
+		Capabilities: []string{"CAP_SYS_PTRACE"},
 	}
 }
 

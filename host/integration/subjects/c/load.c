@@ -5,6 +5,7 @@
  *   load processes N     N children that wait
  *   load threads N       N threads that wait
  *   load files N         N open regular files
+ *   load network         a network namespace
  *   load sleep           nothing
  *
  * It says "ready" and then sleeps. Once the file "measure" is there, the
@@ -62,6 +63,14 @@ static void open_files(int n)
 	}
 }
 
+/* A namespace with three devices and two routes. */
+static void enter_network(void)
+{
+	check(unshare(CLONE_NEWNET) == 0);
+	check(system("ip link set lo up && ip link add a type veth peer name b && ip link set a up && "
+		     "ip link set b up && ip addr add 10.9.0.1/24 dev a && ip route add default via 10.9.0.2") == 0);
+}
+
 int main(int argc, char **argv)
 {
 	int n = argc > 2 ? atoi(argv[2]) : 0;
@@ -75,6 +84,8 @@ int main(int argc, char **argv)
 		start_threads(n);
 	if (strcmp(argv[1], "files") == 0)
 		open_files(n);
+	if (strcmp(argv[1], "network") == 0)
+		enter_network();
 	say("ready");
 	while (!asked("measure"))
 		pause_ms(20);
