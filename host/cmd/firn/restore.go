@@ -60,8 +60,7 @@ func newRestore(g *global) *cobra.Command {
 			if err := checkInherited(cmd); err != nil {
 				return err
 			}
-			cfg.PluginDirs = dispatch.PluginDirs()
-			cfg.Warm = g.warm
+			cfg.PluginDirs, cfg.Warm = dispatch.PluginDirs(), g.warm
 			if own, err := restore.OwnMounts(&cfg); err == nil && own && g.warm != nil {
 				g.declined = errors.New("firn serve restores nothing into a mount namespace of its own")
 				return g.declined
