@@ -149,11 +149,11 @@ print("all is right")
 	return done
 }
 
-// TestNetworkNamespaceOutside: the veth pair of a tree ends in a bridge outside,
-// where a client is in the middle of a download; the namespace is made anew.
-func TestNetworkNamespaceOutside(t *testing.T) {
-	needsConnections(t)
-	w := newWorld(t, "o")
+// startOutside starts the subject download.py in a network namespace of its own,
+// whose veth pair ends in a bridge of the world.
+func (w *world) startOutside() *subject {
+	t := w.t
+	t.Helper()
 	w.ip("-n", w.name, "link", "add", "bridge0", "type", "bridge")
 	w.ip("-n", w.name, "link", "set", "bridge0", "up")
 	w.ip("-n", w.name, "addr", "add", "10.66.0.254/24", "dev", "bridge0")
@@ -169,13 +169,25 @@ exec python3 "$0" 10.66.0.1 4711`, script(t, "download.py")}})
 	w.ip("-n", w.name, "link", "add", "web1", "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(s.PID))
 	w.ip("-n", w.name, "link", "set", "web1", "master", "bridge0", "up")
 	s.ready()
+	return s
+}
 
+// outside is what lets a checkpoint of startOutside's subject leave the other end
+// of its pair to the restore.
+var outside = []string{"--external", "veth[eth0]"}
+
+// TestNetworkNamespaceOutside: the veth pair of a tree ends in a bridge outside,
+// where a client is in the middle of a download; the namespace is made anew.
+func TestNetworkNamespaceOutside(t *testing.T) {
+	needsConnections(t)
+	w := newWorld(t, "o")
+	s := w.startOutside()
 	res := run(t, w.firn(), "checkpoint", strconv.Itoa(s.PID), "-o", s.image)
 	if res.Status != harness.StatusRefused || !strings.Contains(res.Stderr, "its other end web1 is outside of the tree: --external 'veth[eth0]'") {
 		t.Errorf("%v", res)
 	}
 	done := w.ask("10.66.0.1", 3, 3<<20)
-	checkpoint := []string{"checkpoint", strconv.Itoa(s.PID), "-o", s.image, carryConnections, "--external", "veth[eth0]"}
+	checkpoint := append([]string{"checkpoint", strconv.Itoa(s.PID), "-o", s.image, carryConnections}, outside...)
 	for i, names := range [][]string{nil, {"--external", "veth[eth0]:web2@bridge0"}} {
 		s.ticks(50)
 		want(t, harness.StatusDone, w.firn(), checkpoint...)

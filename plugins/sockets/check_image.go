@@ -154,14 +154,14 @@ func portHolder(r *inetRecord) (holder, help string) {
 func (p *plugin) checkUnix(c *imageCheck, im *image) error {
 	for _, r := range im.unix {
 		name := r.msg.GetName()
-		// A file may belong to a socket of any namespace, of which those are seen
-		// that are here.
 		network := r.network
-		if network == nil && len(name) > 0 && name[0] != 0 {
-			network = p.nets.own
-		}
 		if network == nil {
-			continue
+			// Nobody has an abstract name in a namespace that will be made. A file may
+			// belong to a socket of any: those are seen that are here.
+			network = p.nets.own
+			if len(name) > 0 && name[0] == 0 {
+				name = nil
+			}
 		}
 		all, err := c.namesOf(network)
 		if err != nil {
