@@ -26,7 +26,7 @@ func (p *plugin) Check(_ context.Context, req *sdk.CheckRequest) ([]sdk.Finding,
 	p.mu.Lock()
 	p.frozen = nil
 	p.mu.Unlock()
-	s, err := p.newSurvey(req.Session)
+	s, err := p.newSurvey(req.Session, !req.Preview)
 	if err != nil {
 		if !req.Frozen && (openfile.Gone(err) || errors.Is(err, os.ErrNotExist)) {
 			return nil, nil // the last process has just ended
@@ -85,7 +85,7 @@ func (p *plugin) takeSurvey(sess *sdk.Session) (*survey, error) {
 	if s != nil && s.isOf(sess) {
 		return s, nil
 	}
-	return p.newSurvey(sess)
+	return p.newSurvey(sess, true)
 }
 
 // emit writes the records of a namespace.

@@ -55,7 +55,8 @@ func (c *contents) refuse(format string, args ...any) {
 	c.refusals = append(c.refusals, fmt.Sprintf(format, args...))
 }
 
-// read reads everything. Settings are those that differ from fresh ones.
+// read reads everything. Settings are those that differ from fresh ones; nil leaves
+// them out.
 func (c *conns) read(fresh settings) (*contents, error) {
 	out := &contents{entries: map[networkpb.Table][]*networkpb.Entry{}}
 	var err error
@@ -75,12 +76,14 @@ func (c *conns) read(fresh settings) (*contents, error) {
 	if err := c.readRest(out); err != nil {
 		return nil, err
 	}
-	err = namespace.Within(c.ns, func() error {
+	if fresh == nil {
+		return out, nil
+	}
+	return out, namespace.Within(c.ns, func() error {
 		all, err := readSettings()
 		out.sysctls = all.changed(fresh, names(out.links))
 		return err
 	})
-	return out, err
 }
 
 func names(links []*link) []string {

@@ -48,12 +48,15 @@ func (p *plugin) RestoreNamespaces(ctx context.Context, req *sdk.RestoreRequest)
 			return err
 		}
 		todo = append(todo, s)
+		if err := p.learnFresh(s); err != nil {
+			return err
+		}
 	}
 	if err := p.makeLinks(req.Session, todo); err != nil {
 		return err
 	}
 	// A pair has a carrier when both of its ends are up.
-	for _, step := range []func(*saved) error{p.raiseAll, p.fill, p.compare} {
+	for _, step := range []func(*saved) error{p.raiseAll, p.fill, p.verify} {
 		for _, s := range todo {
 			if err := step(s); err != nil {
 				return fmt.Errorf("network namespace of task %d: %w", s.first.ID, err)
@@ -77,7 +80,7 @@ func (p *plugin) raiseAll(s *saved) error {
 		first = append(first[:len(first):len(first)],
 			&networkpb.Sysctl{Path: "ipv6/conf/" + l.GetName() + "/addr_gen_mode", Value: generateNone})
 	}
-	if err := p.apply(s, first, false); err != nil {
+	if err := s.conns.set(first, false); err != nil {
 		return err
 	}
 	return s.raise()
@@ -96,10 +99,35 @@ func (p *plugin) fill(s *saved) error {
 			return err
 		}
 	}
-	if err := p.apply(s, s.sysctls, true); err != nil {
+	return p.settle(s)
+}
+
+// settle gives a namespace its settings. Some of them make the kernel add addresses
+// and routes.
+func (p *plugin) settle(s *saved) error {
+	fresh, err := p.freshSettings()
+	if err != nil {
 		return err
 	}
-	return s.reconcile() // settings make the kernel add addresses and routes
+	var devices []string
+	var generate []*networkpb.Sysctl // what raiseAll has changed
+	for _, l := range s.links {
+		devices = append(devices, l.GetName())
+		generate = append(generate, &networkpb.Sysctl{Path: "ipv6/conf/" + l.GetName() + "/addr_gen_mode"})
+	}
+	if err := s.conns.set(append(fresh.usual(generate, s.sysctls, devices), s.sysctls...), true); err != nil {
+		return err
+	}
+	return s.reconcile()
+}
+
+// correct sets once more what others have changed: have is how it is.
+func (s *saved) correct(fresh settings, have *contents) error {
+	devices := names(have.links)
+	if err := s.conns.set(append(fresh.usual(have.sysctls, s.sysctls, devices), s.sysctls...), true); err != nil {
+		return err
+	}
+	return s.reconcile()
 }
 
 func (s *saved) reconcile() error {
@@ -111,16 +139,27 @@ func (s *saved) reconcile() error {
 	return nil
 }
 
-// compare makes sure that a namespace is what it was.
-func (p *plugin) compare(s *saved) error {
+// verify reads a namespace once more. Settings that others have changed get a second
+// chance; everything must be what it was.
+func (p *plugin) verify(s *saved) error {
 	fresh, err := p.freshSettings()
 	if err != nil {
 		return err
 	}
 	now, err := s.conns.read(fresh)
+	if err == nil && compareSysctls(s.sysctls, now.sysctls) != nil {
+		if err = s.correct(fresh, now); err == nil {
+			now, err = s.conns.read(fresh)
+		}
+	}
 	if err != nil {
 		return err
 	}
+	return s.compare(now)
+}
+
+// compare tells how a namespace differs from what it was.
+func (s *saved) compare(now *contents) error {
 	for _, l := range s.links {
 		o := now.link(l.GetIndex())
 		if o == nil {
@@ -134,7 +173,7 @@ func (p *plugin) compare(s *saved) error {
 		}
 	}
 	for _, t := range tables {
-		if err := t.compare(s.conns.route, s.entries[t.id]); err != nil {
+		if err := t.compare(s.entries[t.id], now.entries[t.id]); err != nil {
 			return err
 		}
 	}

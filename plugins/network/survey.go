@@ -44,13 +44,16 @@ func (s *survey) isOf(sess *sdk.Session) bool {
 	})
 }
 
-// newSurvey looks at all namespaces.
-func (p *plugin) newSurvey(sess *sdk.Session) (_ *survey, err error) {
+// newSurvey looks at all namespaces, with their settings or without.
+func (p *plugin) newSurvey(sess *sdk.Session, settings bool) (_ *survey, err error) {
 	s := &survey{sess: sess}
 	defer func() { err = errors.Join(err, s.close()) }()
-	fresh, err := p.freshSettings()
+	fresh, err := p.freshSettings() // a frozen tree would have to wait for them
 	if err != nil {
 		return nil, err
+	}
+	if !settings {
+		fresh = nil
 	}
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {

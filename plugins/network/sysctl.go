@@ -103,6 +103,20 @@ func (p *plugin) freshSettings() (settings, error) {
 	return p.fresh, err
 }
 
+// learnFresh takes the settings of a namespace that was just made for those of any
+// new one. Those of a user namespace lack some.
+func (p *plugin) learnFresh(s *saved) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fresh != nil || s.res.Namespace.Owner != 0 {
+		return nil
+	}
+	return namespace.Within(s.conns.ns, func() (err error) {
+		p.fresh, err = readSettings()
+		return err
+	})
+}
+
 // changed are those that are not what they are in a new namespace. A device has
 // there what is the default for all.
 func (s settings) changed(fresh settings, devices []string) []*networkpb.Sysctl {
@@ -153,44 +167,37 @@ func compareSettings(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// apply gives a namespace settings: those that were changed, and all others what
-// is usual. What is refused now may be accepted when more is there, so only the
-// last call is strict.
-func (p *plugin) apply(s *saved, want []*networkpb.Sysctl, strict bool) error {
-	var devices []string
-	for _, l := range s.links {
-		devices = append(devices, l.GetName())
-	}
-	fresh, err := p.freshSettings()
-	if err != nil {
-		return err
-	}
-	return namespace.Within(s.conns.ns, func() error {
-		have, err := readSettings()
-		if err != nil {
-			return err
-		}
-		todo := settings{}
-		for _, s := range have.changed(fresh, devices) {
-			usual, ok := fresh[s.GetPath()]
-			if !ok {
-				usual, ok = fresh[ofDefault(s.GetPath(), devices)]
-			}
-			if ok {
-				todo[s.GetPath()] = usual
-			}
-		}
+// set gives a namespace settings. What is refused now may be accepted when more is
+// there, so only the last call is strict.
+func (c *conns) set(want []*networkpb.Sysctl, strict bool) error {
+	want = slices.Clone(want)
+	slices.SortStableFunc(want, func(a, b *networkpb.Sysctl) int { return compareSettings(a.GetPath(), b.GetPath()) })
+	return namespace.Within(c.ns, func() error {
 		for _, s := range want {
-			todo[s.GetPath()] = s.GetValue()
-		}
-		for _, path := range slices.SortedFunc(maps.Keys(todo), compareSettings) {
-			if have[path] == todo[path] {
-				continue
-			}
-			if err := writeSetting(path, todo[path]); err != nil && strict {
+			if err := writeSetting(s.GetPath(), s.GetValue()); err != nil && strict {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// usual are those settings of have that are not in want, with the values that they
+// have in a new namespace.
+func (s settings) usual(have, want []*networkpb.Sysctl, devices []string) []*networkpb.Sysctl {
+	wanted := settings{}
+	for _, w := range want {
+		wanted[w.GetPath()] = w.GetValue()
+	}
+	var out []*networkpb.Sysctl
+	for _, h := range have {
+		value, ok := s[h.GetPath()]
+		if !ok {
+			value, ok = s[ofDefault(h.GetPath(), devices)]
+		}
+		if _, listed := wanted[h.GetPath()]; ok && !listed {
+			out = append(out, &networkpb.Sysctl{Path: h.GetPath(), Value: value})
+		}
+	}
+	return out
 }

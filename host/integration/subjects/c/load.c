@@ -67,8 +67,8 @@ static void open_files(int n)
 static void enter_network(void)
 {
 	check(unshare(CLONE_NEWNET) == 0);
-	check(system("ip link set lo up && ip link add a type veth peer name b && ip link set a up && "
-		     "ip link set b up && ip addr add 10.9.0.1/24 dev a && ip route add default via 10.9.0.2") == 0);
+	check(system("ip link set lo up && ip link add v0 type veth peer name v1 && ip link set v0 up && "
+		     "ip link set v1 up && ip addr add 10.9.0.1/24 dev v0 && ip route add default via 10.9.0.2") == 0);
 }
 
 int main(int argc, char **argv)
