@@ -281,3 +281,49 @@ func TestCorruptImage(t *testing.T) {
 		t.Errorf("%v, %v", found, err)
 	}
 }
+
+// TestRulesetChanges reads nftables while somebody makes and removes a table all the
+// time: what is read belongs together.
+func TestRulesetChanges(t *testing.T) {
+	gate.Cap(t, unix.CAP_SYS_ADMIN)
+	gate.Cap(t, unix.CAP_NET_ADMIN)
+	c := newSpace(t)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = namespace.Within(c.ns, func() error {
+					return exec.Command("sh", "-c", `echo 'table inet other {
+	chain input {
+		type filter hook input priority 0;
+		tcp dport 1 drop
+	}
+}' | nft -f -; nft delete table inet other`).Run()
+				})
+			}
+		}
+	}()
+	whole := 0
+	for range 300 {
+		rules, err := readRuleset(c.filter)
+		if errors.Is(err, sdk.ErrChanged) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole++
+		if n := len(rules.objects); n != 0 && n != 3 {
+			t.Errorf("%d objects, want a table, a chain and a rule, or nothing: %v", n, rules.objects)
+		}
+	}
+	close(stop)
+	<-stopped
+	if whole < 100 {
+		t.Errorf("nftables were read %d times only", whole)
+	}
+}

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/mdlayher/netlink"
@@ -67,9 +68,46 @@ type ruleset struct {
 	refusals []string
 }
 
-// readRuleset reads all of it. Tables that belong to a socket are left out: they
-// go with it.
+// readRuleset reads all of it, as it is between two transactions: it takes several
+// lists, and others, the plugin for sockets among them, make tables meanwhile.
 func readRuleset(c *netlink.Conn) (*ruleset, error) {
+	for range maxDumps {
+		before, err := generation(c)
+		if err != nil {
+			if absent(err) {
+				return &ruleset{}, nil
+			}
+			return nil, err
+		}
+		out, err := readLists(c)
+		if err != nil {
+			return nil, err
+		}
+		if after, err := generation(c); err != nil || after == before {
+			return out, err
+		}
+	}
+	return nil, fmt.Errorf("nftables change while they are read: %w", sdk.ErrChanged)
+}
+
+// generation is a number that every transaction changes.
+func generation(c *netlink.Conn) (uint32, error) {
+	const attrID = 1 // NFTA_GEN_ID
+	m, err := message(uint16(nft.Type(unix.NFT_MSG_GETGEN)), 0, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, nil)
+	if err != nil {
+		return 0, err
+	}
+	answer, err := c.Execute(m)
+	if err != nil || len(answer) != 1 || len(answer[0].Data) < nfgenSize {
+		return 0, fmt.Errorf("generation of nftables: %w", errors.Join(err, unix.EINVAL))
+	}
+	list, err := attributes(answer[0].Data[nfgenSize:])
+	return numberBE(list, attrID), err
+}
+
+// readLists reads the lists of all kinds of objects. Tables that belong to a socket
+// are left out: they go with it.
+func readLists(c *netlink.Conn) (*ruleset, error) {
 	out := &ruleset{}
 	owned := map[string]bool{}
 	key := func(o *networkpb.Nftables, attr uint32) string {
@@ -85,9 +123,6 @@ func readRuleset(c *netlink.Conn) (*ruleset, error) {
 			found, err = k.read(c, unix.NFPROTO_UNSPEC, nil)
 		}
 		if err != nil {
-			if absent(err) && k.get == unix.NFT_MSG_GETTABLE {
-				return out, nil
-			}
 			return nil, fmt.Errorf("list each %s of nftables: %w", k.name, err)
 		}
 		for _, o := range found {

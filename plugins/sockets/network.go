@@ -180,10 +180,17 @@ func (ns *networks) enterAll(sess *sdk.Session, open func(*sdk.Resource) (*os.Fi
 	return nil
 }
 
-// ofMembers opens the namespace in which its processes are now.
+// ofMembers opens the namespace in which its processes are now. Those of a tree that
+// runs may have ended, and left it to nobody.
 func ofMembers(sess *sdk.Session) func(*sdk.Resource) (*os.File, error) {
 	return func(r *sdk.Resource) (*os.File, error) {
-		return namespace.Open(namespace.Members(sess, r)[0].PID, "net")
+		for _, p := range namespace.Members(sess, r) {
+			f, err := namespace.Open(p.PID, "net")
+			if err == nil || !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+				return f, err
+			}
+		}
+		return nil, nil
 	}
 }
 

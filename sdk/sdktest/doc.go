@@ -10,6 +10,8 @@
 //	r, err := h.Restore(img, wire.PhaseRestoreObjects)
 //	fd := r.FD(object)
 //
+// [Conform] does all that with one call, for every way in which a session can go.
+//
 // Tapes are given to [Host.Tapes]; [Execute] runs them for real in the calling
 // process. What plugin and host do in a real process (arena, lifeline,
 // descriptors) is tested by package dispatch; here records travel as messages.
