@@ -8,6 +8,9 @@ import (
 	"github.com/firn-cr/firn/host/dispatch"
 )
 
+// PhaseResume is the phase in which the tree is let go.
+const PhaseResume = "resume"
+
 // Config says what to restore and how.
 type Config struct {
 	// Image is the path of the image.
@@ -33,7 +36,8 @@ type Config struct {
 	// Options are the flags that plugins may look at.
 	Options map[string]string
 	Log     hclog.Logger
-	// Progress is told the phase and how far it is; may be nil.
+	// Progress is told the phase and how far it is; may be nil. From [PhaseResume] on
+	// the tree runs.
 	Progress func(phase string, done, total int64)
 }
 

@@ -116,7 +116,7 @@ func (r *flow) build(ctx context.Context) error {
 	if err := r.rebuild(ctx); err != nil {
 		return err
 	}
-	return r.phase("resume", &r.res.ResumeMS, func() error {
+	return r.phase(PhaseResume, &r.res.ResumeMS, func() error {
 		if err := r.closeService(ctx); err != nil {
 			return err
 		}

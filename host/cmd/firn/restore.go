@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,10 +70,9 @@ func newRestore(g *global) *cobra.Command {
 				return &commandError{"restore " + cfg.Image, err}
 			}
 			j := newJob(cfg.ShellJob)
-			progress := ui.NewProgress(os.Stderr)
-			cfg.Progress = progress.Show
+			done := showRestore(&cfg)
 			tree, res, err := restore.Run(cmd.Context(), cfg)
-			progress.Done()
+			done()
 			if err != nil {
 				return &commandError{"restore " + cfg.Image, err}
 			}
@@ -100,6 +100,26 @@ func newRestore(g *global) *cobra.Command {
 	addTrustFlag(f, &cfg.TrustedPlugins)
 	addRestorePluginFlags(f)
 	return cmd
+}
+
+// showRestore shows how far a restore is, on a terminal that is not the tree's, or
+// not yet.
+func showRestore(cfg *restore.Config) (done func()) {
+	if cfg.ShellJob {
+		return func() {}
+	}
+	p := ui.NewProgress(os.Stderr)
+	var running atomic.Bool
+	cfg.Progress = func(phase string, done, total int64) {
+		switch {
+		case phase == restore.PhaseResume:
+			running.Store(true)
+			p.Done()
+		case !running.Load():
+			p.Show(phase, done, total)
+		}
+	}
+	return p.Done
 }
 
 // addRestorePluginFlags adds the flags of a restore that mean something to plugins

@@ -120,11 +120,12 @@ func (p *Progress) Show(phase string, done, total int64) {
 	fmt.Fprintf(p.out, "\r\033[K%s", phase)
 }
 
-// Done removes the line.
+// Done removes the line, if there is one.
 func (p *Progress) Done() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.shown {
 		fmt.Fprint(p.out, "\r\033[K")
+		p.shown = false
 	}
 }
