@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/firn-cr/firn/host/failure"
-	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/host/image"
 	nsplugin "github.com/firn-cr/firn/sdk/namespace"
 )
 
@@ -32,19 +32,11 @@ func (r *flow) checkJoins() error {
 		if _, err := os.Stat(path); err != nil {
 			return fmt.Errorf("--%s %q: %w: %w", nsplugin.JoinOption, v, err, failure.ErrUsage)
 		}
-		has := func(o sdk.Resource) bool { return o.Namespace != nil && o.Namespace.Name == name }
-		if !slices.ContainsFunc(r.objects(), has) {
+		has := func(o image.Object) bool { return o.Resource.Namespace != nil && o.Resource.Namespace.Name == name }
+		if !slices.ContainsFunc(r.host.Objects, has) {
 			return fmt.Errorf("--%s %q: the tree has no %s namespace of its own: run firn in that one (nsenter): %w",
 				nsplugin.JoinOption, v, name, failure.ErrUsage)
 		}
 	}
 	return nil
-}
-
-func (r *flow) objects() []sdk.Resource {
-	var out []sdk.Resource
-	for _, o := range r.host.Objects {
-		out = append(out, o.Resource)
-	}
-	return out
 }

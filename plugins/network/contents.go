@@ -157,10 +157,8 @@ func (c *conns) findOwnAddresses(out *contents) error {
 }
 
 func (c *contents) deviceName(index uint32) string {
-	for _, l := range c.links {
-		if l.GetIndex() == index {
-			return l.GetName()
-		}
+	if l := byIndex(c.links, index); l != nil {
+		return l.GetName()
 	}
 	return fmt.Sprint(index)
 }

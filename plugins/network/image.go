@@ -237,6 +237,4 @@ func (c *imageCheck) check(sess *sdk.Session, s *saved) error {
 	return nil
 }
 
-func (c *imageCheck) has(name string) bool {
-	return slices.ContainsFunc(c.own, func(l *link) bool { return l.GetName() == name })
-}
+func (c *imageCheck) has(name string) bool { return byName(c.own, name) != nil }

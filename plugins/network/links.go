@@ -93,6 +93,26 @@ func readLinks(c *netlink.Conn) ([]*link, error) {
 	return out, nil
 }
 
+// byIndex finds a device by its number; nil if there is none.
+func byIndex(links []*link, index uint32) *link {
+	for _, l := range links {
+		if l.GetIndex() == index {
+			return l
+		}
+	}
+	return nil
+}
+
+// byName finds a device by its name; nil if there is none.
+func byName(links []*link, name string) *link {
+	for _, l := range links {
+		if l.GetName() == name {
+			return l
+		}
+	}
+	return nil
+}
+
 // parseLink reads struct ifinfomsg and what is behind it:
 //
 //	0 u8 family  2 u16 type  4 s32 index  8 u32 flags  12 u32 change

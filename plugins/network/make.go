@@ -145,16 +145,12 @@ func (s *saved) configure() error {
 	if err != nil {
 		return err
 	}
-	byIndex := map[uint32]*networkpb.Link{}
-	for _, l := range have {
-		byIndex[l.GetIndex()] = l.Link
-	}
 	return untilDone(s.links, func(l *networkpb.Link) error {
-		now := byIndex[l.GetIndex()]
+		now := byIndex(have, l.GetIndex())
 		if now == nil {
 			return fmt.Errorf("device %s is not there: %w", l.GetName(), sdk.ErrChanged)
 		}
-		list := differing(l, now)
+		list := differing(l, now.Link)
 		if l.GetMaster() != 0 {
 			list = append(list, number(unix.IFLA_MASTER, l.GetMaster()))
 		}

@@ -153,6 +153,23 @@ func change(c *netlink.Conn, typ uint16, flags netlink.HeaderFlags, header []byt
 	return err
 }
 
+// ask sends a question that has one answer, with a header of the same size, and
+// returns its attributes.
+func ask(c *netlink.Conn, typ uint16, header []byte, what ...*networkpb.Attribute) ([]*networkpb.Attribute, error) {
+	m, err := message(typ, 0, header, what)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := c.Execute(m)
+	if err != nil {
+		return nil, err
+	}
+	if len(answer) != 1 || len(answer[0].Data) < len(header) {
+		return nil, fmt.Errorf("%d answers: %w", len(answer), sdk.ErrCorrupt)
+	}
+	return attributes(answer[0].Data[len(header):])
+}
+
 // maxDumps is how often a list is read that changes while it is read.
 const maxDumps = 20
 

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/mdlayher/netlink"
@@ -93,16 +92,11 @@ func readRuleset(c *netlink.Conn) (*ruleset, error) {
 // generation is a number that every transaction changes.
 func generation(c *netlink.Conn) (uint32, error) {
 	const attrID = 1 // NFTA_GEN_ID
-	m, err := message(uint16(nft.Type(unix.NFT_MSG_GETGEN)), 0, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, nil)
+	list, err := ask(c, uint16(nft.Type(unix.NFT_MSG_GETGEN)), []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0})
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("generation of nftables: %w", err)
 	}
-	answer, err := c.Execute(m)
-	if err != nil || len(answer) != 1 || len(answer[0].Data) < nfgenSize {
-		return 0, fmt.Errorf("generation of nftables: %w", errors.Join(err, unix.EINVAL))
-	}
-	list, err := attributes(answer[0].Data[nfgenSize:])
-	return numberBE(list, attrID), err
+	return numberBE(list, attrID), nil
 }
 
 // readLists reads the lists of all kinds of objects. Tables that belong to a socket

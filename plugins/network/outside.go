@@ -60,22 +60,14 @@ func (o *outsider) goLive() (err error) {
 	if err != nil {
 		return err
 	}
-	find := func(name string) *link {
-		for _, l := range links {
-			if l.GetName() == name {
-				return l
-			}
-		}
-		return nil
-	}
-	it := find(o.name)
+	it := byName(links, o.name)
 	if it == nil {
 		return fmt.Errorf("device %s is gone: %w", o.name, sdk.ErrChanged)
 	}
 	was := o.inner.GetPeer().GetOutside()
 	change := differing(was, it.Link)
 	if o.bridge != "" {
-		b := find(o.bridge)
+		b := byName(links, o.bridge)
 		if b == nil {
 			return fmt.Errorf("bridge %s is gone: %w", o.bridge, sdk.ErrChanged)
 		}

@@ -161,7 +161,7 @@ func (p *plugin) verify(s *saved) error {
 // compare tells how a namespace differs from what it was.
 func (s *saved) compare(now *contents) error {
 	for _, l := range s.links {
-		o := now.link(l.GetIndex())
+		o := byIndex(now.links, l.GetIndex())
 		if o == nil {
 			return fmt.Errorf("device %s is not there: %w", l.GetName(), sdk.ErrUnsupported)
 		}
@@ -178,15 +178,6 @@ func (s *saved) compare(now *contents) error {
 		}
 	}
 	return compareSysctls(s.sysctls, now.sysctls)
-}
-
-func (c *contents) link(index uint32) *link {
-	for _, l := range c.links {
-		if l.GetIndex() == index {
-			return l
-		}
-	}
-	return nil
 }
 
 func compareSysctls(want, have []*networkpb.Sysctl) error {

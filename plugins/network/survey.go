@@ -6,8 +6,6 @@ import (
 	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/firn-cr/firn/plugins/network/networkpb"
 	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/namespace"
@@ -48,13 +46,6 @@ func (s *survey) isOf(sess *sdk.Session) bool {
 func (p *plugin) newSurvey(sess *sdk.Session, settings bool) (_ *survey, err error) {
 	s := &survey{sess: sess}
 	defer func() { err = errors.Join(err, s.close()) }()
-	fresh, err := p.freshSettings() // a frozen tree would have to wait for them
-	if err != nil {
-		return nil, err
-	}
-	if !settings {
-		fresh = nil
-	}
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, fmt.Errorf("open namespace: %w", err)
@@ -71,20 +62,27 @@ func (p *plugin) newSurvey(sess *sdk.Session, settings bool) (_ *survey, err err
 		sp := &space{res: r, first: members[0]}
 		s.spaces = append(s.spaces, sp)
 		sp.provided = slices.Contains(sess.OptionList(externalOption), fmt.Sprintf("net[%d]", r.Namespace.Ino))
-		if err := sp.look(fresh); err != nil {
+		if err := p.look(sp, settings); err != nil {
 			return nil, fmt.Errorf("network namespace of task %d: %w", members[0].ID, err)
 		}
 	}
 	return s, s.resolvePeers()
 }
 
-func (sp *space) look(fresh settings) error {
+func (p *plugin) look(sp *space, settings bool) error {
 	ns, err := namespace.Open(sp.first.PID, "net")
 	if err != nil {
 		return err
 	}
 	if sp.conns, err = connect(ns); err != nil || sp.provided {
 		return err
+	}
+	fresh, err := p.freshSettings() // also if not needed yet: a frozen tree would have to wait
+	if err != nil {
+		return err
+	}
+	if !settings {
+		fresh = nil
 	}
 	sp.contents, err = sp.read(fresh)
 	return err
@@ -165,20 +163,13 @@ func (s *survey) resolveOutside(sp *space, l *link) error {
 		return err
 	}
 	l.Peer.Namespace = 0
-	for _, o := range links {
-		switch o.GetIndex() {
-		case l.Peer.GetIndex():
-			l.Peer.Outside = o.Link
-		}
-	}
-	end := l.Peer.GetOutside()
+	end := byIndex(links, l.Peer.GetIndex())
 	if end == nil {
 		return fmt.Errorf("its other end is not there: %w", sdk.ErrChanged)
 	}
-	for _, o := range links {
-		if o.GetIndex() == end.GetMaster() {
-			l.Peer.Bridge = o.GetName()
-		}
+	l.Peer.Outside = end.Link
+	if bridge := byIndex(links, end.GetMaster()); bridge != nil {
+		l.Peer.Bridge = bridge.GetName()
 	}
 	end.Lower, end.Master = 0, 0
 	addresses, err := tableOf(networkpb.Table_TABLE_ADDRESS).read(s.own.route)
@@ -203,17 +194,9 @@ func (s *survey) resolveOutside(sp *space, l *link) error {
 // if it has none (RTM_GETNSID).
 func (c *conns) idOf(other *os.File) (int32, error) {
 	const getNSID, attrID, attrFD = 90, 1, 3 // RTM_GETNSID, NETNSA_NSID, NETNSA_FD
-	m, err := message(getNSID, 0, make([]byte, 4), []*networkpb.Attribute{number(attrFD, uint32(other.Fd()))})
+	list, err := ask(c.route, getNSID, make([]byte, 4), number(attrFD, uint32(other.Fd())))
 	if err != nil {
-		return -1, err
-	}
-	answer, err := c.route.Execute(m)
-	if err != nil || len(answer) != 1 || len(answer[0].Data) < 4 {
-		return -1, fmt.Errorf("number of a namespace: %w", errors.Join(err, unix.EINVAL))
-	}
-	list, err := attributes(answer[0].Data[4:])
-	if err != nil {
-		return -1, err
+		return -1, fmt.Errorf("number of a namespace: %w", err)
 	}
 	return int32(findNumber(list, attrID)), nil
 }
