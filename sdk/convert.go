@@ -70,6 +70,11 @@ func fileFromWire(m *pb.File) *File {
 	for _, r := range m.GetRefs() {
 		f.Refs = append(f.Refs, FDRef{Task: TaskID(r.GetTask()), FD: int(r.GetFd()), Cloexec: r.GetCloexec()})
 	}
+	for _, h := range m.GetHolders() {
+		f.Holders = append(f.Holders, FileHolder{
+			Plugin: h.GetPlugin(), Object: h.GetObject(), Subject: h.GetSubject(), PID: int(h.GetPid()), FD: int(h.GetFd()),
+		})
+	}
 	return f
 }
 
@@ -100,6 +105,22 @@ func findingsToWire(fs []Finding) []*pb.Finding {
 		out = append(out, &pb.Finding{
 			Level: uint32(f.Level), Task: uint32(f.Task), Object: f.Object,
 			Subject: strings.ToValidUTF8(f.Subject, "?"), Text: strings.ToValidUTF8(f.Text, "?"), Help: strings.ToValidUTF8(f.Help, "?"),
+		})
+	}
+	return out
+}
+
+func heldToWire(hs []HeldFile) (out []*pb.HeldFile) {
+	for _, h := range hs {
+		out = append(out, &pb.HeldFile{Holder: h.Holder, Fd: int32(h.FD), Subject: strings.ToValidUTF8(h.Subject, "?")})
+	}
+	return out
+}
+
+func heldFromWire(ms []*pb.HeldFile) (out []HeldFile) {
+	for _, m := range ms {
+		out = append(out, HeldFile{
+			Holder: m.GetHolder(), FD: int(m.GetFd()), Subject: m.GetSubject(), Object: m.GetObject(), PID: int(m.GetPid()),
 		})
 	}
 	return out

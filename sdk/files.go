@@ -28,14 +28,14 @@ func dumpFiles(ctx context.Context, d FileDumper, req *DumpRequest) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		fd, err := holders.file(pids, r.File.Refs)
+		fd, err := holders.file(pids, r.File)
 		if err != nil {
 			return fmt.Errorf("dump %s: %w", r.File.Link, err)
 		}
 		err = d.DumpFile(ctx, &FileDump{DumpRequest: req, Resource: r, FD: fd})
 		unix.Close(fd)
 		if err != nil {
-			return fmt.Errorf("dump fd %d of task %d (%s): %w", r.File.Refs[0].FD, r.File.Refs[0].Task, r.File.Link, err)
+			return fmt.Errorf("dump %s of task %d (%s): %w", r.File.Subject(), r.Task, r.File.Link, err)
 		}
 	}
 	return nil
@@ -50,15 +50,22 @@ func (p pidfds) close() {
 	}
 }
 
-// file duplicates an open file that refs refer to.
-func (p pidfds) file(pids map[TaskID]int, refs []FDRef) (int, error) {
+// file duplicates an open file from who has it.
+func (p pidfds) file(pids map[TaskID]int, f *File) (int, error) {
 	err := fmt.Errorf("no process has it open: %w", ErrUnsupported)
-	for _, ref := range refs {
+	for _, ref := range f.Refs {
 		var fd int
 		if fd, err = p.get(pids[ref.Task], ref.FD); err == nil {
 			return fd, nil
 		}
 		err = fmt.Errorf("fd %d of task %d: %w", ref.FD, ref.Task, err)
+	}
+	for _, h := range f.Holders {
+		var fd int
+		if fd, err = p.get(h.PID, h.FD); err == nil {
+			return fd, nil
+		}
+		err = fmt.Errorf("%s: %w", h.Subject, err)
 	}
 	return -1, err
 }

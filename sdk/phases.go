@@ -20,6 +20,7 @@ func (ses *session) round(req *pb.RunRequest) *round {
 		Tree:      treeFromWire(req.GetTree()),
 		Resources: resourcesFromWire(req.GetResources()),
 		Attended:  resourcesFromWire(req.GetAttended()),
+		Held:      heldFromWire(req.GetHeld()),
 		Options:   ses.options,
 		Deferred:  ses.deferred,
 		Host:      ses.services,
@@ -40,7 +41,7 @@ var phases = []phase{
 	{pb.Phase_PHASE_CHECK, is[Checker], runCheck},
 	{pb.Phase_PHASE_PREPARE, is[Preparer], runPrepare},
 	{pb.Phase_PHASE_DUMP, either[Dumper, FileDumper], runDump},
-	{pb.Phase_PHASE_THAWED, is[Thawer], runThawed},
+	{pb.Phase_PHASE_THAWED, either[Thawer, Holder], runThawed},
 	{pb.Phase_PHASE_ABORT, func(Plugin) bool { return true }, runAbort},
 	{pb.Phase_PHASE_CHECK_IMAGE, is[ImageChecker], runCheckImage},
 	{pb.Phase_PHASE_RESTORE_NAMESPACES, is[NamespaceRestorer], restorePhase(NamespaceRestorer.RestoreNamespaces)},
@@ -71,8 +72,20 @@ func is[T any](p Plugin) bool {
 func either[A, B any](p Plugin) bool { return is[A](p) || is[B](p) }
 
 func runCheck(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
-	found, err := p.(Checker).Check(ctx, &CheckRequest{Session: r.Session, Frozen: r.req.GetFrozen(), Preview: r.req.GetPreview()})
-	return &pb.RunResponse{Findings: findingsToWire(found)}, err
+	if !r.req.GetAgain() {
+		r.ses.dropHeld()
+	}
+	req := &CheckRequest{Session: r.Session, Frozen: r.req.GetFrozen(), Preview: r.req.GetPreview()}
+	found, err := p.(Checker).Check(ctx, req)
+	resp := &pb.RunResponse{Findings: findingsToWire(found)}
+	h, ok := p.(Holder)
+	if err != nil || !ok || req.Preview {
+		return resp, err
+	}
+	held, err := h.Held(ctx, req)
+	r.ses.keepHeld(held)
+	resp.Held = heldToWire(held)
+	return resp, err
 }
 
 func runQuiesce(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
@@ -111,7 +124,11 @@ func runDump(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
 }
 
 func runThawed(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
-	return r.dump(ctx, p.(Thawer).Thawed)
+	r.ses.dropHeld()
+	if t, ok := p.(Thawer); ok {
+		return r.dump(ctx, t.Thawed)
+	}
+	return &pb.RunResponse{}, nil
 }
 
 func runEnded(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) {
@@ -130,14 +147,19 @@ func (r *round) restore() (*RestoreRequest, error) {
 	if r.ses.records == nil {
 		return nil, fmt.Errorf("the session has no image: %w", ErrUnsupported)
 	}
-	return &RestoreRequest{
+	req := &RestoreRequest{
 		Session: r.Session,
 		Records: r.ses.records,
 		ImageFD: int(r.req.GetImageFd()), PluginFD: int(r.req.GetPluginFd()),
+		fetch: map[uint64]HeldFile{},
 		Provide: func(object uint64, fd int) error {
 			return fmt.Errorf("provide object %d: only objects may be provided by RestoreObjects: %w", object, ErrUnsupported)
 		},
-	}, nil
+	}
+	for _, h := range r.Held {
+		req.fetch[h.Object] = h
+	}
+	return req, nil
 }
 
 func restorePhase[T any](method func(T, context.Context, *RestoreRequest) error) func(context.Context, Plugin, *round) (*pb.RunResponse, error) {

@@ -82,6 +82,37 @@ type Checker interface {
 	Check(ctx context.Context, req *CheckRequest) ([]Finding, error)
 }
 
+// Holder is for plugins with resources that hold open file descriptions, as tasks
+// do with their descriptors: a socket holds those that were sent through it and not
+// received yet, a mapping holds its file. Whoever claims these files saves and
+// rebuilds them, also if no task has them open.
+//
+// Held is called after each Check of a plugin, unless that is a preview, with the
+// same request. It returns everything that the resources hold of what the plugin
+// does not carry itself, each with a descriptor of the plugin's process, which
+// belongs to the SDK from then on and is open until the tree runs again. The
+// descriptor may be a duplicate of the description or, where only its inode
+// matters, one that was opened for the purpose. In Dump, [Session.Held] has the
+// objects by which they are known; the plugin's own records remember these. In a
+// restore [RestoreRequest.Fetch] has the files.
+type Holder interface {
+	Held(ctx context.Context, req *CheckRequest) ([]HeldFile, error)
+}
+
+// HeldFile is an open file description that a resource holds.
+type HeldFile struct {
+	// Holder is the object of the resource.
+	Holder uint64
+	// FD is a descriptor of the plugin's process.
+	FD int
+	// Subject names the place in reports: "fd 7, in its queue".
+	Subject string
+	// Object is the object of the description. The host sets it.
+	Object uint64
+	// PID is the process that has FD, in a restore.
+	PID int
+}
+
 // Preparer does what need not be done while the tree stands still. The tree
 // runs; what is seen may have changed when Dump is called.
 type Preparer interface {

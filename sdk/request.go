@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"strings"
 
@@ -20,6 +21,9 @@ type Session struct {
 	Resources []Resource
 	// Attended are resources of others that this plugin attends.
 	Attended []Resource
+	// Held is what the plugin, a [Holder], holds: set in Dump and Thawed. Of one
+	// description there may be several.
+	Held []HeldFile
 	// Options are the flags of the command line that plugins may look at, by
 	// the name of the flag without dashes ("tcp-established"). The values of one
 	// that was given several times are separated by newlines.
@@ -149,6 +153,26 @@ type RestoreRequest struct {
 	// Only in ObjectRestorer. The plugin keeps the descriptor open until the
 	// session ends; the SDK closes it then.
 	Provide func(object uint64, fd int) error
+	// fetch is where [RestoreRequest.Fetch] finds objects.
+	fetch map[uint64]HeldFile
+}
+
+// Fetch returns a descriptor of an object that a resource of the plugin holds
+// ([Holder]), whoever rebuilt it: close-on-exec, the caller's. It works from
+// MemoryRestorer on; in ObjectRestorer the objects do not exist yet. It needs
+// CAP_SYS_PTRACE.
+func (r *RestoreRequest) Fetch(object uint64) (int, error) {
+	h, ok := r.fetch[object]
+	if !ok {
+		return -1, fmt.Errorf("object %d is not held by the plugin, or not there yet: %w", object, ErrUnsupported)
+	}
+	p := pidfds{}
+	defer p.close()
+	fd, err := p.get(h.PID, h.FD)
+	if err != nil {
+		return -1, fmt.Errorf("fetch object %d: %w", object, err)
+	}
+	return fd, nil
 }
 
 // Records gives access to the records of a plugin in an image. It may be used

@@ -1,6 +1,10 @@
 package sdk
 
-import "github.com/firn-cr/firn/sdk/procfs"
+import (
+	"fmt"
+
+	"github.com/firn-cr/firn/sdk/procfs"
+)
 
 // TaskID names a thread or process inside an image: the number that it has in
 // the PID namespace of the tree's root. That is the host's own unless the tree
@@ -164,8 +168,36 @@ type File struct {
 	FS string
 	// Socket is set for sockets.
 	Socket *Socket
-	// Refs are all descriptors in the tree that refer to this description.
+	// Refs are all descriptors in the tree that refer to this description. There
+	// may be none, if something else holds it.
 	Refs []FDRef
+	// Holders are what else holds it: see [Holder].
+	Holders []FileHolder
+}
+
+// Subject names the description in reports by who has it: "fd 7".
+func (f *File) Subject() string {
+	switch {
+	case len(f.Refs) > 0:
+		return fmt.Sprintf("fd %d", f.Refs[0].FD)
+	case len(f.Holders) > 0:
+		return f.Holders[0].Subject
+	}
+	return "file"
+}
+
+// FileHolder is a resource that holds an open file description beside the
+// descriptors of tasks.
+type FileHolder struct {
+	// Plugin owns the resource, whose object is Object.
+	Plugin string
+	Object uint64
+	// Subject names the place in reports: "fd 7, in its queue".
+	Subject string
+	// PID and FD are where the description can be had from (pidfd_getfd(2)) while
+	// a check or a dump lasts: a descriptor of the plugin's process. 0 in a
+	// restore.
+	PID, FD int
 }
 
 // FDRef is one file descriptor.

@@ -40,12 +40,13 @@ type session struct {
 	idle     chan struct{}  // closed when phases becomes 0; nil if it is
 	provided map[uint64]int // descriptors by object
 	owners   map[int]uint64 // objects by descriptor
+	held     map[int]bool   // descriptors that a Holder has handed over
 }
 
 func newSession(s *server, req *pb.OpenRequest) (_ *session, err error) {
 	ses := &session{
 		server: s, options: req.GetOptions(), services: newServices(),
-		log: s.env.log, provided: map[uint64]int{}, owners: map[int]uint64{},
+		log: s.env.log, provided: map[uint64]int{}, owners: map[int]uint64{}, held: map[int]bool{},
 	}
 	if level := hclog.Level(req.GetLogLevel()); level != hclog.NoLevel {
 		ses.log.SetLevel(level)
@@ -145,8 +146,28 @@ func (ses *session) provide(object uint64, fd int) error {
 	return nil
 }
 
+// keepHeld takes descriptors over until dropHeld.
+func (ses *session) keepHeld(list []HeldFile) {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	for _, h := range list {
+		ses.held[h.FD] = true
+	}
+}
+
+// dropHeld closes the descriptors that were taken over.
+func (ses *session) dropHeld() {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	for fd := range ses.held {
+		unix.Close(fd)
+	}
+	clear(ses.held)
+}
+
 // close ends the session and releases everything. It is called once.
 func (ses *session) close(ctx context.Context) error {
+	defer ses.dropHeld()
 	ses.cancel(ErrAborted)
 	ses.settle(ctx)
 	ses.services.end()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +34,10 @@ type plan struct {
 	tree     *sdk.Tree
 	set      *resource.Set
 	assigned dispatch.Assignment
+	// held is what resources of plugins hold, by plugin, since the last check.
+	held map[string][]resource.Held
+	// start starts plugins that are wanted for the first time.
+	start func(context.Context) error
 }
 
 // makePlan looks at the running tree, with its plugins started, and refuses
@@ -95,6 +98,11 @@ func (f *flow) take(ctx context.Context, procs []*task.Process, running bool) er
 	if err := f.plan.take(ctx, procs, running); err != nil {
 		return err
 	}
+	return f.startMissing(ctx)
+}
+
+// startMissing starts the plugins that are wanted and do not run yet.
+func (f *flow) startMissing(ctx context.Context) error {
 	var missing []dispatch.Binary
 	for _, b := range f.bins {
 		if f.plan.wants(b.Name) && f.plugins.Get(b.Name) == nil {
@@ -126,7 +134,7 @@ func (f *flow) startPlugins(ctx context.Context) error {
 		return err
 	}
 	f.bins = bins
-	f.plan = &plan{rules: f.cfg.Rules}
+	f.plan = &plan{rules: f.cfg.Rules, start: f.startMissing}
 	start := bins
 	f.memory = dispatch.Recall(bins, "")
 	if known, ok := f.memory.Descriptions(bins); ok {
@@ -158,9 +166,7 @@ func (f *flow) preview(ctx context.Context) error {
 }
 
 // wants tells whether a plugin owns or attends anything.
-func (p *plan) wants(name string) bool {
-	return len(p.assigned.ByPlugin[name]) > 0 || len(p.assigned.Attended[name]) > 0
-}
+func (p *plan) wants(name string) bool { return p.assigned.Has(name) }
 
 func (f *flow) options() dispatch.Options {
 	return dispatch.Options{Log: f.cfg.Log, Arena: f.arena(), Memory: f.memory, Warm: f.cfg.Warm}
@@ -241,15 +247,20 @@ func (p *plan) take(ctx context.Context, procs []*task.Process, running bool) (e
 	for i := range p.tree.Processes {
 		p.tree.Processes[i].Reserved = p.set.Free
 	}
+	p.held = map[string][]resource.Held{}
 	p.assigned, err = dispatch.Match(p.claims, p.set.Resources, p.rules...)
 	return err
 }
 
 // round is the argument of a phase for one plugin.
 func (p *plan) round(name string, frozen bool) dispatch.Round {
-	return dispatch.Round{
+	r := dispatch.Round{
 		Tree: p.tree, Resources: p.assigned.ByPlugin[name], Attended: p.assigned.Attended[name], Frozen: frozen,
 	}
+	for _, h := range p.held[name] {
+		r.Held = append(r.Held, h.HeldFile)
+	}
+	return r
 }
 
 // owners are the plugins that own or attend something, in their order.
@@ -285,24 +296,11 @@ func (p *plan) check(ctx context.Context, kind checkKind) ([]failure.Line, error
 	for _, b := range blocks {
 		lines = append(lines, failure.Line{Finding: b})
 	}
+	asked, err := p.ask(ctx, kind)
+	lines = append(lines, asked...)
 	for _, r := range p.assigned.Unclaimed {
 		lines = append(lines, p.unclaimed(r))
 	}
-	var mu sync.Mutex
-	err := p.plugins.Each(ctx, p.owners(), func(ctx context.Context, q *dispatch.Plugin) error {
-		r := p.round(q.Name(), kind == checkFrozen)
-		r.Preview = kind == checkPreview
-		found, err := q.Check(ctx, r)
-		if err != nil {
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		for _, f := range found {
-			lines = append(lines, failure.Line{Plugin: q.Name(), Finding: f})
-		}
-		return nil
-	})
 	slices.SortStableFunc(lines, func(a, b failure.Line) int { return int(a.Task) - int(b.Task) })
 	for i := range lines {
 		lines[i].PID = p.here(lines[i].Task)
@@ -322,8 +320,7 @@ func (p *plan) unclaimed(r sdk.Resource) failure.Line {
 	l := failure.Line{Finding: sdk.Finding{Level: sdk.LevelBlock, Task: r.Task, Object: r.Object}}
 	switch r.Kind {
 	case sdk.KindFile:
-		l.Subject = fmt.Sprintf("fd %d", r.File.Refs[0].FD)
-		l.Task = r.File.Refs[0].Task
+		l.Subject = r.File.Subject()
 		l.Text = "nobody claims " + r.File.Link
 		if s := r.File.Socket; s != nil {
 			l.Text += fmt.Sprintf(" (family %d, type %d, protocol %d)", s.Family, s.Type, s.Protocol)

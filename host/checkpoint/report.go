@@ -168,7 +168,7 @@ func (p *plan) fileRows(findings map[uint64][]failure.Line) []Row {
 		row := Row{Where: p.where(r.Task), Plugin: owner[r.Object], Result: "ok", Level: "ok"}
 		switch r.Kind {
 		case sdk.KindFile:
-			row.Resource = fmt.Sprintf("fd %d %s", r.File.Refs[0].FD, r.File.Link)
+			row.Resource = r.File.Subject() + " " + r.File.Link
 			if n := len(r.File.Refs); n > 1 {
 				row.Resource += fmt.Sprintf(" (and %d more)", n-1)
 			}

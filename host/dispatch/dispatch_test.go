@@ -84,7 +84,7 @@ func TestCheckpointAndRestore(t *testing.T) {
 			set := start(t, Options{Arena: arena}, "one")
 			p := set.Get("one")
 			open(t, p, SessionConfig{})
-			found, err := p.Check(t.Context(), Round{})
+			found, _, err := p.Check(t.Context(), Round{})
 			if err != nil || len(found) != 1 || found[0].Text != "2" {
 				t.Fatalf("%v: %v", found, err)
 			}
@@ -239,7 +239,7 @@ func TestOutputReachesTheLog(t *testing.T) {
 	set := start(t, Options{Log: log}, "noisy", "garbage")
 	p := set.Get("noisy")
 	open(t, p, SessionConfig{})
-	if _, err := p.Check(t.Context(), Round{Frozen: true}); err != nil {
+	if _, _, err := p.Check(t.Context(), Round{Frozen: true}); err != nil {
 		t.Fatal(err)
 	}
 	text.wait(t, "noisy: plugin prints on stdout before it serves: text=\"hello from init\"",

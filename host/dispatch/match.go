@@ -20,6 +20,22 @@ type Assignment struct {
 	Unclaimed []sdk.Resource
 }
 
+// Has tells whether a plugin owns or attends anything.
+func (a *Assignment) Has(plugin string) bool {
+	return len(a.ByPlugin[plugin]) > 0 || len(a.Attended[plugin]) > 0
+}
+
+// Add adds another assignment, of other resources.
+func (a *Assignment) Add(more Assignment) {
+	for name, rs := range more.ByPlugin {
+		a.ByPlugin[name] = append(a.ByPlugin[name], rs...)
+	}
+	for name, rs := range more.Attended {
+		a.Attended[name] = append(a.Attended[name], rs...)
+	}
+	a.Unclaimed = append(a.Unclaimed, more.Unclaimed...)
+}
+
 // TieError tells that two plugins claim a resource and neither claim is more
 // specific. It is failure.ErrPlugin.
 type TieError struct {
@@ -262,11 +278,8 @@ func matchesSocket(want, have *sdk.Socket) bool {
 // Label names a resource in errors: "fd 9 of task 4712 (anon_inode:[io_uring])".
 func Label(r sdk.Resource) string {
 	switch {
-	case r.Kind == sdk.KindFile && r.File != nil && len(r.File.Refs) > 0:
-		ref := r.File.Refs[0]
-		return fmt.Sprintf("fd %d of task %d (%s)", ref.FD, ref.Task, r.File.Link)
 	case r.Kind == sdk.KindFile && r.File != nil:
-		return fmt.Sprintf("file %s of task %d", r.File.Link, r.Task)
+		return fmt.Sprintf("%s of task %d (%s)", r.File.Subject(), r.Task, r.File.Link)
 	case r.Kind == sdk.KindVMA && r.VMA != nil:
 		return strings.TrimSpace(fmt.Sprintf("mapping %x-%x of task %d %s", r.VMA.Start, r.VMA.End, r.Task, r.VMA.Path))
 	case r.Kind == sdk.KindNamespace && r.Namespace != nil:

@@ -141,10 +141,11 @@ func (p *Plugin) Quiesce(ctx context.Context, r Round) error {
 	return err
 }
 
-// Check reports what keeps the resources from being saved.
-func (p *Plugin) Check(ctx context.Context, r Round) ([]sdk.Finding, error) {
+// Check reports what keeps the resources from being saved, and what open file
+// descriptions they hold.
+func (p *Plugin) Check(ctx context.Context, r Round) ([]sdk.Finding, []sdk.HeldFile, error) {
 	res, err := p.Run(ctx, wire.PhaseCheck, r)
-	return res.Findings, err
+	return res.Findings, res.Held, err
 }
 
 // Prepare has the plugin do what need not be done while the tree stands still.

@@ -85,6 +85,9 @@ func fileToProto(o Object) *imagepb.HostFile {
 	for _, r := range f.Refs {
 		m.Refs = append(m.Refs, &imagepb.HostFDRef{Task: uint32(r.Task), Fd: int32(r.FD), Cloexec: r.Cloexec})
 	}
+	for _, h := range f.Holders {
+		m.Holders = append(m.Holders, &imagepb.HostHolder{Plugin: h.Plugin, Object: h.Object, Subject: h.Subject})
+	}
 	return m
 }
 
@@ -98,6 +101,9 @@ func fileFromProto(m *imagepb.HostFile) Object {
 	}
 	for _, r := range m.Refs {
 		f.Refs = append(f.Refs, sdk.FDRef{Task: sdk.TaskID(r.Task), FD: int(r.Fd), Cloexec: r.Cloexec})
+	}
+	for _, h := range m.Holders {
+		f.Holders = append(f.Holders, sdk.FileHolder{Plugin: h.Plugin, Object: h.Object, Subject: h.Subject})
 	}
 	return Object{Plugin: m.Plugin, Resource: sdk.Resource{
 		Kind: sdk.KindFile, Object: m.Object, Task: sdk.TaskID(m.Task), File: f,

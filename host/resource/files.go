@@ -78,10 +78,7 @@ func (p *process) readPart(dir, tid int, fds []int) ([]openFD, error) {
 			continue // closed since the listing; cannot happen to a frozen task
 		}
 		if err == nil {
-			err = p.mounts.place(tid, p.mountNamespace(), &f.file)
-		}
-		if err == nil && f.file.FS == "" && f.file.Type == sdk.TypeRegular {
-			f.file.FS = internalFS(dir, fd)
+			err = p.mounts.complete(tid, p.mountNamespace(), &f, dir)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("fd %d: %w", fd, err)
@@ -251,7 +248,7 @@ func groupFiles(procs []*process, next func() uint64, running bool) ([]sdk.Resou
 	for _, p := range procs {
 		for i := range p.files {
 			f := &p.files[i]
-			k := groupKey{f.file.Dev, f.file.Ino, f.file.Flags, f.file.Offset, f.file.Link}
+			k := keyOf(&f.file)
 			if _, ok := groups[k]; !ok {
 				keys = append(keys, k)
 			}

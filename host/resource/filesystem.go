@@ -35,6 +35,15 @@ func (m *mounts) place(tid int, ns uint64, f *sdk.File) (err error) {
 	return err
 }
 
+// complete adds to a file of a process, whose /proc/TID/fd is dir, where it lies.
+func (m *mounts) complete(tid int, ns uint64, f *openFD, dir int) error {
+	err := m.place(tid, ns, &f.file)
+	if err == nil && f.file.FS == "" && f.file.Type == sdk.TypeRegular {
+		f.file.FS = internalFS(dir, f.fd)
+	}
+	return err
+}
+
 // fsType returns the type of the file system of a mount, "" if the mount is not
 // in the namespace, or not any more (a lazy umount(2)).
 func (m *mounts) fsType(tid int, ns uint64, mount int) (string, error) {

@@ -32,6 +32,8 @@ type Set struct {
 	MaxFD int
 	// Free is a range of the address space that no process of the tree uses.
 	Free sdk.AddrRange
+	// last is the highest object.
+	last uint64
 }
 
 // FreeLen is the length of [Set.Free] in bytes.
@@ -98,8 +100,8 @@ func assemble(procs []*process, host Host, running bool) (*Set, error) {
 			live = append(live, p)
 		}
 	}
-	object := uint64(1) << 32 // above every TaskID: objects never look like tasks
-	next := func() uint64 { object++; return object }
+	set.last = uint64(1) << 32 // above every TaskID: objects never look like tasks
+	next := func() uint64 { set.last++; return set.last }
 
 	for _, p := range live {
 		set.Resources = append(set.Resources, sdk.Resource{Kind: sdk.KindTask, Object: uint64(p.ID), Task: p.ID})

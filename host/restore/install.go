@@ -16,6 +16,7 @@ import (
 // of a plugin's process, which the tasks reach through an inherited pidfd.
 type provided struct {
 	pluginFD int // the pidfd's number in every task
+	pid      int // the plugin's process
 	fd       int // in the plugin's process
 }
 

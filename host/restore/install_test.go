@@ -57,7 +57,7 @@ func (f *fdTable) run(tp *tape.Tape) {
 }
 
 func TestInstallTapeFillsExactlyTheTable(t *testing.T) {
-	from := map[uint64]provided{1: {100, 0}, 2: {100, 1}, 3: {101, 2}}
+	from := map[uint64]provided{1: {pluginFD: 100, fd: 0}, 2: {pluginFD: 100, fd: 1}, 3: {pluginFD: 101, fd: 2}}
 	tests := map[string][]wantFD{
 		"dense":         {{1, 0, false}, {2, 1, false}, {3, 2, true}},
 		"gaps":          {{1, 3, false}, {2, 7, true}, {3, 8, false}},

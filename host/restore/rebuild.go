@@ -21,7 +21,7 @@ import (
 func (r *flow) round(p *dispatch.Plugin) dispatch.Round {
 	return dispatch.Round{
 		Tree: r.tree, Resources: r.owners[p.Name()], Attended: r.attended[p.Name()],
-		ImageFD: r.service.image, PluginFD: r.service.plugins[p.Name()],
+		ImageFD: r.service.image, PluginFD: r.service.plugins[p.Name()], Held: r.held[p.Name()],
 	}
 }
 
@@ -46,9 +46,18 @@ func (r *flow) rebuild(ctx context.Context) error {
 	if err := step(&r.res.RebuildMS, wire.PhaseRestoreNamespaces); err != nil {
 		return err
 	}
-	// Objects are opened in the plugins' own processes: that needs no task.
+	// Objects are opened in the plugins' own processes: that needs no task, and
+	// nobody has to wait for it who does not hold one of them.
 	objects, octx := errgroup.WithContext(ctx)
 	objects.Go(func() error { return r.restoreObjects(octx, took) })
+	if r.anyHeld() {
+		if err := objects.Wait(); err != nil {
+			return err
+		}
+		if err := r.findHeld(); err != nil {
+			return err
+		}
+	}
 	memErr := step(&r.res.MemoryMS, wire.PhaseRestoreMemory)
 	if err := objects.Wait(); err != nil {
 		return err
@@ -113,7 +122,7 @@ func (r *flow) restoreObjects(ctx context.Context, took *times) error {
 			if !mine[o.Object] {
 				return fmt.Errorf("plugin %s provided object %d, which is not its own: %w", p.Name(), o.Object, sdk.ErrCorrupt)
 			}
-			r.provided[o.Object] = provided{pluginFD: r.service.plugins[p.Name()], fd: o.FD}
+			r.provided[o.Object] = provided{pluginFD: r.service.plugins[p.Name()], pid: p.PID(), fd: o.FD}
 		}
 		return nil
 	})

@@ -46,7 +46,9 @@ type flow struct {
 	service  serviceFDs
 	regions  *regions
 	provided map[uint64]provided
-	created  []created
+	// held is what resources of plugins hold, once it is there.
+	held    map[string][]sdk.HeldFile
+	created []created
 	// pids are the processes that were created, by their numbers in the image.
 	pids map[sdk.TaskID]task.HostPID
 	// plan is how the processes come about.

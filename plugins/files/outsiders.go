@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
 )
 
 // outsiders knows which pipes and files without a name are open in processes
@@ -102,11 +103,15 @@ func (s *search) run(tree *sdk.Tree, running bool) (map[fileKey]string, error) {
 	return s.found, eachOutside(tree, running, s.process)
 }
 
-// eachOutside calls look for every process that is not in the tree, nor this
-// one. Of a tree that runs, a process that turns out to have something may be
+// eachOutside calls look for every process that is not in the tree, nor the host
+// or one of its plugins, which have files of the tree open as long as they look at
+// them. Of a tree that runs, a process that turns out to have something may be
 // ours all the same: look asks then.
 func eachOutside(tree *sdk.Tree, running bool, look func(pid string, ours func() bool)) error {
-	skip := map[int]bool{os.Getpid(): true}
+	skip, err := family()
+	if err != nil {
+		return err
+	}
 	for i := range tree.Processes {
 		skip[tree.Processes[i].TGID()] = true
 	}
@@ -127,6 +132,31 @@ func eachOutside(tree *sdk.Tree, running bool, look func(pid string, ours func()
 		look(name, func() bool { return running && descends(tree, pid) })
 	}
 	return nil
+}
+
+// family are this process, the host, which is the parent of every plugin, and the
+// others.
+func family() (map[int]bool, error) {
+	host := os.Getppid()
+	all := map[int]bool{os.Getpid(): true, host: true}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", host))
+	if err != nil {
+		return nil, fmt.Errorf("list threads of the host: %w", err)
+	}
+	for _, th := range threads {
+		tid, err := strconv.Atoi(th.Name())
+		if err != nil {
+			continue
+		}
+		children, err := procfs.Children(host, tid)
+		if err != nil {
+			continue // has ended
+		}
+		for _, pid := range children {
+			all[pid] = true
+		}
+	}
+	return all, nil
 }
 
 // process looks through one process, unless it turns out to be one of ours. What

@@ -10,6 +10,7 @@ import (
 
 	"github.com/firn-cr/firn/plugins/mm/mmpb"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
 )
 
 // noWay is the help for what this version cannot carry.
@@ -96,13 +97,16 @@ func (sp *space) check() []sdk.Finding {
 	return found
 }
 
-// checkOutside reports shared memory that a process outside of the tree maps.
-func (sp *space) checkOutside(outside map[objectKey]int) []sdk.Finding {
+// checkOutside reports shared memory that a process outside of the tree maps. If
+// nobody writes to it, it does not matter.
+func (sp *space) checkOutside(outside map[objectKey]outsider) []sdk.Finding {
 	var found []sdk.Finding
 	for i := range sp.vmas {
 		v := &sp.vmas[i]
-		if pid, ok := outside[v.object]; ok && v.kind == mmpb.Kind_KIND_SHARED {
-			f := sp.block(v.subject(), fmt.Sprintf("shared memory that task %d has as well, which is outside of the tree", pid))
+		key, ok := v.sharedAs()
+		other, known := outside[key]
+		if ok && known && (other.writes || v.Flags.Has(procfs.VMMayWrite)) {
+			f := sp.block(v.subject(), fmt.Sprintf("shared memory that task %d has as well, which is outside of the tree", other.pid))
 			f.Help = "checkpoint a tree that has both tasks"
 			found = append(found, f)
 		}

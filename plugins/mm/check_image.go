@@ -28,6 +28,9 @@ func (p *plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) ([]sdk.F
 		if f == nil {
 			return nil, corrupt("file %d is missing", id)
 		}
+		if f.Object != 0 {
+			continue // comes with the image
+		}
 		diff, note := p.files.difference(f)
 		switch {
 		case diff != "":

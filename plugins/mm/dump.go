@@ -49,7 +49,10 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 		return err
 	}
 	defer p.forget()
-	d := &dump{emit: req.Records, files: map[*file]uint32{}, shared: map[objectKey]*sharedObject{}}
+	d := &dump{emit: req.Records, files: map[*file]uint32{}, shared: map[objectKey]*sharedObject{}, held: req.Held}
+	p.mu.Lock()
+	d.heldFDs = p.held
+	p.mu.Unlock()
 	defer d.close()
 	if err := d.sources(ctx, spaces); err != nil {
 		return err
@@ -114,6 +117,9 @@ type dump struct {
 	shared map[objectKey]*sharedObject
 	// order has the objects by number.
 	order []*sharedObject
+	// held and heldFDs are files without a name.
+	held    []sdk.HeldFile
+	heldFDs map[*file]int
 }
 
 func (d *dump) close() {
@@ -148,6 +154,10 @@ func (d *dump) sources(ctx context.Context, spaces []*space) error {
 	for i, f := range files {
 		m := f.record(uint32(i + 1))
 		m.SharedWritable = written[f]
+		var err error
+		if m.Object, err = d.objectOf(f); err != nil {
+			return err
+		}
 		if err := d.emit.Emit(ctx, kindFile, 0, m); err != nil {
 			return err
 		}

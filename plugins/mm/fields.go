@@ -135,9 +135,10 @@ func prctlMap(f *mmpb.Fields, auxv uint64, auxvSize int, exeFD int) []byte {
 // executable. The structure holds a pointer and a descriptor, which a tape
 // cannot know beforehand: the vector goes through a memfd to an address that
 // is free (scratch), and the executable to a number that is free (freeFD).
-func (s *script) setFields(as *mmpb.AddressSpace, exe string, scratch uint64, freeFD int) {
-	s.room(12, len(as.Auxv)+len(exe)+256)
-	t := s.tape
+func (b *builder) setFields(as *mmpb.AddressSpace) {
+	exe, scratch, freeFD := b.img.files[as.Exe].Path, b.scratchAt, b.freeFD
+	b.room(12, len(as.Auxv)+len(exe)+256)
+	t := b.tape
 	length := tape.Imm(roundUp(uint64(len(as.Auxv))))
 	auxv := t.Bytes(as.Auxv)
 	mem := t.Call(unix.SYS_MEMFD_CREATE, t.String("auxv").Arg(), tape.Imm(unix.MFD_CLOEXEC))
@@ -146,7 +147,12 @@ func (s *script) setFields(as *mmpb.AddressSpace, exe string, scratch uint64, fr
 		tape.Imm(unix.MAP_PRIVATE|unix.MAP_FIXED_NOREPLACE), mem.Arg(), tape.Imm(0))
 	t.Call(unix.SYS_CLOSE, mem.Arg())
 
-	fd := t.Call(unix.SYS_OPENAT, tape.Imm(unix.AT_FDCWD), t.String(exe).Arg(), tape.Imm(unix.O_RDONLY|unix.O_CLOEXEC))
+	var fd tape.Result
+	if h, ok := b.held[as.Exe]; ok {
+		fd = b.fetch(h.read)
+	} else {
+		fd = t.Call(unix.SYS_OPENAT, tape.Imm(unix.AT_FDCWD), t.String(exe).Arg(), tape.Imm(unix.O_RDONLY|unix.O_CLOEXEC))
+	}
 	t.Call(unix.SYS_DUP3, fd.Arg(), tape.Imm(freeFD), tape.Imm(unix.O_CLOEXEC))
 	t.Call(unix.SYS_CLOSE, fd.Arg())
 	m := t.Bytes(prctlMap(as.Fields, scratch, len(as.Auxv), freeFD))

@@ -23,6 +23,9 @@ type file struct {
 	mtime    int64 // ns
 	elf      elfInfo
 	zero     bool // /dev/zero
+	// link, in /proc, leads to a file that has no name any more; empty if the path
+	// does. Another plugin carries these, see [plugin.Held].
+	link string
 }
 
 // version is what changes when a file's content does; build ids are kept by it.
@@ -101,6 +104,9 @@ func (t *fileTable) mapped(pid int, m *procfs.Smap) (f *file, blocked string) {
 	}
 	st, err := statMapped(path, link, m)
 	if err != nil {
+		if f := t.nameless(path, link, m.Deleted()); f != nil {
+			return t.remember(key, f), ""
+		}
 		return nil, describeMissing(m, err)
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -143,6 +149,25 @@ func statMapped(path, link string, m *procfs.Smap) (*unix.Stat_t, error) {
 	return &st, nil
 }
 
+// deletedSuffix is what the kernel appends to the path of a file that has no
+// name any more.
+const deletedSuffix = " (deleted)"
+
+// nameless describes a regular file that was deleted, or never had a name; nil if
+// it is none.
+func (t *fileTable) nameless(path, link string, deleted bool) *file {
+	var st unix.Stat_t
+	if err := unix.Stat(link, &st); err != nil || !deleted || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil
+	}
+	f := &file{path: path, dev: st.Dev, ino: st.Ino, size: uint64(st.Size), mtime: st.Mtim.Nano(), link: link}
+	if r, err := os.Open(link); err == nil {
+		f.elf = readELF(r)
+		r.Close()
+	}
+	return f
+}
+
 func describeMissing(m *procfs.Smap, err error) string {
 	switch {
 	case m.Deleted():
@@ -166,7 +191,14 @@ func (t *fileTable) executable(pid int) (*file, error) {
 		return nil, fmt.Errorf("executable: %w", err)
 	}
 	if err := unix.Stat(path, &named); err != nil || named.Ino != st.Ino || named.Dev != st.Dev {
-		return nil, fmt.Errorf("executable %s was deleted or replaced: %w", strings.TrimSuffix(path, " (deleted)"), sdk.ErrUnsupported)
+		key := mapping{path, st.Dev, st.Ino}
+		if f := t.recall(key); f != nil {
+			return f, nil
+		}
+		if f := t.nameless(path, link, strings.HasSuffix(path, deletedSuffix)); f != nil {
+			return t.remember(key, f), nil
+		}
+		return nil, fmt.Errorf("executable %s was deleted or replaced: %w", strings.TrimSuffix(path, deletedSuffix), sdk.ErrUnsupported)
 	}
 	key := mapping{path, named.Dev, named.Ino}
 	if f := t.recall(key); f != nil {

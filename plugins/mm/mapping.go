@@ -26,6 +26,8 @@ type builder struct {
 	ran int
 	// objects are the descriptors, in the plugin, of shared memory.
 	objects map[uint32]int
+	// held are those of files without a name, by the file.
+	held map[uint32]heldImage
 	// outcomes are those of the tapes that were run.
 	outcomes []tape.Outcome
 	// imageFD and pluginFD are descriptors of the task.
@@ -107,9 +109,14 @@ func (b *builder) mapOne(m *mmpb.Mapping, prot uint32) {
 	fetched := false
 	switch m.Kind {
 	case mmpb.Kind_KIND_FILE:
-		mode := unix.O_RDONLY
-		if has(m, mmpb.Flag_FLAG_SHARED) && has(m, mmpb.Flag_FLAG_MAY_WRITE) {
+		mode, write := unix.O_RDONLY, has(m, mmpb.Flag_FLAG_SHARED) && has(m, mmpb.Flag_FLAG_MAY_WRITE)
+		if write {
 			mode = unix.O_RDWR
+		}
+		if h, ok := b.held[m.Source]; ok {
+			object, fetched = b.fetch(h.fd(write)), true
+			fd = object.Arg()
+			break
 		}
 		fd = b.openAt(m.Source, b.img.files[m.Source].Path, mode)
 	case mmpb.Kind_KIND_ZERO:

@@ -33,6 +33,11 @@ func (p *plugin) RestoreMemory(ctx context.Context, req *sdk.RestoreRequest) (er
 	if err != nil {
 		return err
 	}
+	held, err := fetchHeld(req, img)
+	defer closeHeld(held)
+	if err != nil {
+		return err
+	}
 	fds := map[uint32]int{}
 	for _, o := range objects {
 		fds[o.record.Id] = int(o.file.Fd())
@@ -43,7 +48,7 @@ func (p *plugin) RestoreMemory(ctx context.Context, req *sdk.RestoreRequest) (er
 		if proc.Zombie {
 			return nil
 		}
-		work[i] = &builder{img: img, objects: fds, imageFD: req.ImageFD, pluginFD: req.PluginFD}
+		work[i] = &builder{img: img, objects: fds, held: held, imageFD: req.ImageFD, pluginFD: req.PluginFD}
 		if err := work[i].build(proc); err != nil {
 			return fmt.Errorf("memory of task %d: %w", proc.ID, err)
 		}
@@ -126,7 +131,7 @@ func (b *builder) finish() {
 	b.finishAll()
 	b.mark(nil, "")
 	as := b.sp.record
-	b.setFields(as, b.img.files[as.Exe].Path, b.scratchAt, b.freeFD)
+	b.setFields(as)
 	b.setModes(as)
 }
 

@@ -57,7 +57,6 @@ const (
 // deadNames are deleted files that the kernel made for a purpose.
 var deadNames = []struct{ prefix, what string }{
 	{"/[aio]", "ring of asynchronous I/O (io_setup)"},
-	{"/memfd:", "memfd"},
 	{"/secretmem", "secret memory (memfd_secret)"},
 	{"/anon_hugepage", "shared memory in huge pages"},
 }

@@ -29,7 +29,7 @@ func NewAccess(tree *sdk.Tree) *Access { return &Access{tree: tree} }
 func (a *Access) Close() { a.fds.Close() }
 
 // Holder returns the first descriptor of a description and the process that
-// has it.
+// has it. A description that only something else holds ([sdk.Holder]) has none.
 func (a *Access) Holder(r *sdk.Resource) (sdk.FDRef, *sdk.Process, error) {
 	if r.File == nil || len(r.File.Refs) == 0 {
 		return sdk.FDRef{}, nil, fmt.Errorf("no descriptor refers to object %d: %w", r.Object, sdk.ErrCorrupt)
@@ -42,14 +42,27 @@ func (a *Access) Holder(r *sdk.Resource) (sdk.FDRef, *sdk.Process, error) {
 	return ref, p, nil
 }
 
+// place is where a description can be had from.
+func (a *Access) place(r *sdk.Resource) (pid, fd int, err error) {
+	if r.File != nil && len(r.File.Refs) == 0 && len(r.File.Holders) > 0 {
+		h := r.File.Holders[0]
+		return h.PID, h.FD, nil
+	}
+	ref, p, err := a.Holder(r)
+	if err != nil {
+		return 0, 0, err
+	}
+	return p.PID, ref.FD, nil
+}
+
 // Dup duplicates a description into this process, close-on-exec. The caller
 // closes it. It shares offset and flags with the tree: do not change them.
 func (a *Access) Dup(r *sdk.Resource) (int, error) {
-	ref, p, err := a.Holder(r)
+	pid, n, err := a.place(r)
 	if err != nil {
 		return -1, err
 	}
-	fd, err := a.fds.Get(ref.FD, p.PID)
+	fd, err := a.fds.Get(n, pid)
 	if err != nil {
 		return -1, fmt.Errorf("pidfd_getfd: %w", err)
 	}
@@ -62,19 +75,19 @@ func Gone(err error) bool { return errors.Is(err, unix.EBADF) || errors.Is(err, 
 
 // FDInfo reads the fdinfo of a description.
 func (a *Access) FDInfo(r *sdk.Resource) (*procfs.FDInfo, error) {
-	ref, p, err := a.Holder(r)
+	pid, fd, err := a.place(r)
 	if err != nil {
 		return nil, err
 	}
-	return procfs.ReadFDInfo(p.PID, ref.FD)
+	return procfs.ReadFDInfo(pid, fd)
 }
 
-// Subject names a description by its first descriptor: "fd 7".
+// Subject names a description as [sdk.File.Subject] does.
 func Subject(r *sdk.Resource) string {
-	if r.File == nil || len(r.File.Refs) == 0 {
+	if r.File == nil {
 		return "file"
 	}
-	return fmt.Sprintf("fd %d", r.File.Refs[0].FD)
+	return r.File.Subject()
 }
 
 // Report collects findings about files. The zero Report is empty and ready; it

@@ -142,6 +142,14 @@ func SetStates(ctx context.Context, req *sdk.RestoreRequest, states []State) err
 	return setAsync(ctx, req, states)
 }
 
+// setFlagsHeld sets O_ASYNC of a description that no task has open.
+func setFlagsHeld(s State) error {
+	if _, err := unix.FcntlInt(uintptr(s.FD), unix.F_SETFL, int(s.Flags&settable)); err != nil {
+		return fmt.Errorf("set O_ASYNC of object %d: %w", s.Object, err)
+	}
+	return nil
+}
+
 func setAsync(ctx context.Context, req *sdk.RestoreRequest, states []State) error {
 	byObject := map[uint64]*sdk.Resource{}
 	for i := range req.Resources {
@@ -152,6 +160,12 @@ func setAsync(ctx context.Context, req *sdk.RestoreRequest, states []State) erro
 	for _, s := range states {
 		r := byObject[s.Object]
 		if s.Flags&unix.O_ASYNC == 0 || r == nil {
+			continue
+		}
+		if len(r.File.Refs) == 0 {
+			if err := setFlagsHeld(s); err != nil {
+				return err
+			}
 			continue
 		}
 		ref, p, err := a.Holder(r)

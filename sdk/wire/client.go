@@ -76,6 +76,10 @@ type Round struct {
 	Resources, Attended []sdk.Resource
 	// Frozen is for PhaseCheck and PhaseThawed, Preview for PhaseCheck.
 	Frozen, Preview bool
+	// Again tells in PhaseCheck that the check goes on with more resources.
+	Again bool
+	// Held is what the plugin holds, with objects and, in a restore, processes.
+	Held []sdk.HeldFile
 	// ImageFD and PluginFD are numbers of descriptors in the restored tasks.
 	ImageFD, PluginFD int
 }
@@ -86,6 +90,8 @@ type Result struct {
 	Findings []sdk.Finding
 	// Provided are the descriptors of PhaseRestoreObjects.
 	Provided []Provided
+	// Held is what resources hold, from PhaseCheck.
+	Held []sdk.HeldFile
 	// Estimate is that of PhasePrepare.
 	Estimate sdk.PrepareResponse
 }
@@ -101,7 +107,7 @@ func (c *Client) Run(ctx context.Context, p Phase, r Round) (Result, error) {
 	m, err := c.plugin.Run(ctx, &pb.RunRequest{
 		Phase: pb.Phase(p), Tree: treeToWire(r.Tree),
 		Resources: resourcesToWire(r.Resources), Attended: resourcesToWire(r.Attended),
-		Frozen: r.Frozen, Preview: r.Preview, ImageFd: int32(r.ImageFD), PluginFd: int32(r.PluginFD),
+		Frozen: r.Frozen, Preview: r.Preview, Again: r.Again, Held: heldToWire(r.Held), ImageFd: int32(r.ImageFD), PluginFd: int32(r.PluginFD),
 	})
 	if err != nil {
 		return Result{}, remote.FromStatus(err)
@@ -111,6 +117,9 @@ func (c *Client) Run(ctx context.Context, p Phase, r Round) (Result, error) {
 		return Result{}, err
 	}
 	if res.Provided, err = providedFromWire(m.GetProvided()); err != nil {
+		return Result{}, err
+	}
+	if res.Held, err = heldFromWire(m.GetHeld()); err != nil {
 		return Result{}, err
 	}
 	if res.Estimate.RecordBytes < 0 || res.Estimate.BulkBytes < 0 {

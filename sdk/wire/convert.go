@@ -82,6 +82,11 @@ func fileToWire(f *sdk.File) *pb.File {
 	for _, r := range f.Refs {
 		m.Refs = append(m.Refs, &pb.FDRef{Task: uint32(r.Task), Fd: int32(r.FD), Cloexec: r.Cloexec})
 	}
+	for _, h := range f.Holders {
+		m.Holders = append(m.Holders, &pb.FileHolder{
+			Plugin: h.Plugin, Object: h.Object, Subject: h.Subject, Pid: int32(h.PID), Fd: int32(h.FD),
+		})
+	}
 	return m
 }
 
@@ -108,6 +113,26 @@ func providedFromWire(ms []*pb.Provided) ([]Provided, error) {
 		}
 		seen[m.GetObject()] = true
 		out = append(out, Provided{Object: m.GetObject(), FD: int(m.GetFd())})
+	}
+	return out, nil
+}
+
+func heldToWire(hs []sdk.HeldFile) (out []*pb.HeldFile) {
+	for _, h := range hs {
+		out = append(out, &pb.HeldFile{
+			Holder: h.Holder, Fd: int32(h.FD), Subject: h.Subject, Object: h.Object, Pid: int32(h.PID),
+		})
+	}
+	return out
+}
+
+func heldFromWire(ms []*pb.HeldFile) ([]sdk.HeldFile, error) {
+	var out []sdk.HeldFile
+	for _, m := range ms {
+		if m.GetFd() < 0 {
+			return nil, fmt.Errorf("held file with descriptor %d: %w", m.GetFd(), sdk.ErrCorrupt)
+		}
+		out = append(out, sdk.HeldFile{Holder: m.GetHolder(), FD: int(m.GetFd()), Subject: m.GetSubject()})
 	}
 	return out, nil
 }

@@ -1422,6 +1422,7 @@ type HostFile struct {
 	MountId       int32                  `protobuf:"varint,13,opt,name=mount_id,json=mountId,proto3" json:"mount_id,omitempty"`
 	Socket        *HostSocket            `protobuf:"bytes,14,opt,name=socket,proto3" json:"socket,omitempty"`
 	Refs          []*HostFDRef           `protobuf:"bytes,15,rep,name=refs,proto3" json:"refs,omitempty"`
+	Holders       []*HostHolder          `protobuf:"bytes,16,rep,name=holders,proto3" json:"holders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1561,6 +1562,75 @@ func (x *HostFile) GetRefs() []*HostFDRef {
 	return nil
 }
 
+func (x *HostFile) GetHolders() []*HostHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// HostHolder is a resource that holds a file beside the descriptors of tasks: a
+// socket in whose queue it travels, a mapping of it.
+type HostHolder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Plugin        string                 `protobuf:"bytes,1,opt,name=plugin,proto3" json:"plugin,omitempty"` // which owns the resource
+	Object        uint64                 `protobuf:"varint,2,opt,name=object,proto3" json:"object,omitempty"`
+	Subject       string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostHolder) Reset() {
+	*x = HostHolder{}
+	mi := &file_host_image_imagepb_image_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostHolder) ProtoMessage() {}
+
+func (x *HostHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_host_image_imagepb_image_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostHolder.ProtoReflect.Descriptor instead.
+func (*HostHolder) Descriptor() ([]byte, []int) {
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *HostHolder) GetPlugin() string {
+	if x != nil {
+		return x.Plugin
+	}
+	return ""
+}
+
+func (x *HostHolder) GetObject() uint64 {
+	if x != nil {
+		return x.Object
+	}
+	return 0
+}
+
+func (x *HostHolder) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
 type HostSocket struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Family        int32                  `protobuf:"zigzag32,1,opt,name=family,proto3" json:"family,omitempty"`
@@ -1572,7 +1642,7 @@ type HostSocket struct {
 
 func (x *HostSocket) Reset() {
 	*x = HostSocket{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[16]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1654,7 @@ func (x *HostSocket) String() string {
 func (*HostSocket) ProtoMessage() {}
 
 func (x *HostSocket) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[16]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1667,7 @@ func (x *HostSocket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostSocket.ProtoReflect.Descriptor instead.
 func (*HostSocket) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{16}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HostSocket) GetFamily() int32 {
@@ -1632,7 +1702,7 @@ type HostFDRef struct {
 
 func (x *HostFDRef) Reset() {
 	*x = HostFDRef{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[17]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1714,7 @@ func (x *HostFDRef) String() string {
 func (*HostFDRef) ProtoMessage() {}
 
 func (x *HostFDRef) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[17]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1727,7 @@ func (x *HostFDRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostFDRef.ProtoReflect.Descriptor instead.
 func (*HostFDRef) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{17}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HostFDRef) GetTask() uint32 {
@@ -1698,7 +1768,7 @@ type HostNamespace struct {
 
 func (x *HostNamespace) Reset() {
 	*x = HostNamespace{}
-	mi := &file_host_image_imagepb_image_proto_msgTypes[18]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1780,7 @@ func (x *HostNamespace) String() string {
 func (*HostNamespace) ProtoMessage() {}
 
 func (x *HostNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_host_image_imagepb_image_proto_msgTypes[18]
+	mi := &file_host_image_imagepb_image_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1793,7 @@ func (x *HostNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostNamespace.ProtoReflect.Descriptor instead.
 func (*HostNamespace) Descriptor() ([]byte, []int) {
-	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{18}
+	return file_host_image_imagepb_image_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HostNamespace) GetObject() uint64 {
@@ -1901,7 +1971,7 @@ const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"\x0fdebug_registers\x18\b \x03(\x04R\x0edebugRegisters\x1a?\n" +
 	"\x11RegisterSetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x80\x03\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xb5\x03\n" +
 	"\bHostFile\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\x04R\x06object\x12\x16\n" +
 	"\x06plugin\x18\x02 \x01(\tR\x06plugin\x12\x12\n" +
@@ -1918,7 +1988,13 @@ const file_host_image_imagepb_image_proto_rawDesc = "" +
 	"\x06offset\x18\f \x01(\x03R\x06offset\x12\x19\n" +
 	"\bmount_id\x18\r \x01(\x05R\amountId\x121\n" +
 	"\x06socket\x18\x0e \x01(\v2\x19.firn.image.v1.HostSocketR\x06socket\x12,\n" +
-	"\x04refs\x18\x0f \x03(\v2\x18.firn.image.v1.HostFDRefR\x04refs\"T\n" +
+	"\x04refs\x18\x0f \x03(\v2\x18.firn.image.v1.HostFDRefR\x04refs\x123\n" +
+	"\aholders\x18\x10 \x03(\v2\x19.firn.image.v1.HostHolderR\aholders\"V\n" +
+	"\n" +
+	"HostHolder\x12\x16\n" +
+	"\x06plugin\x18\x01 \x01(\tR\x06plugin\x12\x16\n" +
+	"\x06object\x18\x02 \x01(\x04R\x06object\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\"T\n" +
 	"\n" +
 	"HostSocket\x12\x16\n" +
 	"\x06family\x18\x01 \x01(\x11R\x06family\x12\x12\n" +
@@ -1955,7 +2031,7 @@ func file_host_image_imagepb_image_proto_rawDescGZIP() []byte {
 }
 
 var file_host_image_imagepb_image_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_host_image_imagepb_image_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_host_image_imagepb_image_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_host_image_imagepb_image_proto_goTypes = []any{
 	(State)(0),                // 0: firn.image.v1.State
 	(*Manifest)(nil),          // 1: firn.image.v1.Manifest
@@ -1974,16 +2050,17 @@ var file_host_image_imagepb_image_proto_goTypes = []any{
 	(*HostProcess)(nil),       // 14: firn.image.v1.HostProcess
 	(*HostThread)(nil),        // 15: firn.image.v1.HostThread
 	(*HostFile)(nil),          // 16: firn.image.v1.HostFile
-	(*HostSocket)(nil),        // 17: firn.image.v1.HostSocket
-	(*HostFDRef)(nil),         // 18: firn.image.v1.HostFDRef
-	(*HostNamespace)(nil),     // 19: firn.image.v1.HostNamespace
-	nil,                       // 20: firn.image.v1.Manifest.OptionsEntry
-	nil,                       // 21: firn.image.v1.HostThread.RegisterSetsEntry
+	(*HostHolder)(nil),        // 17: firn.image.v1.HostHolder
+	(*HostSocket)(nil),        // 18: firn.image.v1.HostSocket
+	(*HostFDRef)(nil),         // 19: firn.image.v1.HostFDRef
+	(*HostNamespace)(nil),     // 20: firn.image.v1.HostNamespace
+	nil,                       // 21: firn.image.v1.Manifest.OptionsEntry
+	nil,                       // 22: firn.image.v1.HostThread.RegisterSetsEntry
 }
 var file_host_image_imagepb_image_proto_depIdxs = []int32{
 	2,  // 0: firn.image.v1.Manifest.plugins:type_name -> firn.image.v1.Plugin
 	4,  // 1: firn.image.v1.Manifest.counts:type_name -> firn.image.v1.Counts
-	20, // 2: firn.image.v1.Manifest.options:type_name -> firn.image.v1.Manifest.OptionsEntry
+	21, // 2: firn.image.v1.Manifest.options:type_name -> firn.image.v1.Manifest.OptionsEntry
 	3,  // 3: firn.image.v1.Plugin.records:type_name -> firn.image.v1.RecordType
 	3,  // 4: firn.image.v1.StreamStart.records:type_name -> firn.image.v1.RecordType
 	7,  // 5: firn.image.v1.Index.blocks:type_name -> firn.image.v1.Block
@@ -1995,14 +2072,15 @@ var file_host_image_imagepb_image_proto_depIdxs = []int32{
 	11, // 11: firn.image.v1.HostUserNamespace.uids:type_name -> firn.image.v1.HostIDRange
 	11, // 12: firn.image.v1.HostUserNamespace.gids:type_name -> firn.image.v1.HostIDRange
 	0,  // 13: firn.image.v1.HostProcess.state:type_name -> firn.image.v1.State
-	21, // 14: firn.image.v1.HostThread.register_sets:type_name -> firn.image.v1.HostThread.RegisterSetsEntry
-	17, // 15: firn.image.v1.HostFile.socket:type_name -> firn.image.v1.HostSocket
-	18, // 16: firn.image.v1.HostFile.refs:type_name -> firn.image.v1.HostFDRef
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	22, // 14: firn.image.v1.HostThread.register_sets:type_name -> firn.image.v1.HostThread.RegisterSetsEntry
+	18, // 15: firn.image.v1.HostFile.socket:type_name -> firn.image.v1.HostSocket
+	19, // 16: firn.image.v1.HostFile.refs:type_name -> firn.image.v1.HostFDRef
+	17, // 17: firn.image.v1.HostFile.holders:type_name -> firn.image.v1.HostHolder
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_host_image_imagepb_image_proto_init() }
@@ -2016,7 +2094,7 @@ func file_host_image_imagepb_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_host_image_imagepb_image_proto_rawDesc), len(file_host_image_imagepb_image_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -701,8 +701,11 @@ type MappedFile struct {
 	BuildId []byte `protobuf:"bytes,7,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
 	// Some process maps it shared and may write to it.
 	SharedWritable bool `protobuf:"varint,8,opt,name=shared_writable,json=sharedWritable,proto3" json:"shared_writable,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The file has no name (it was deleted, or is a memfd): it is the object, which
+	// another plugin carries. 0 for files that are opened by their paths.
+	Object        uint64 `protobuf:"varint,9,opt,name=object,proto3" json:"object,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MappedFile) Reset() {
@@ -789,6 +792,13 @@ func (x *MappedFile) GetSharedWritable() bool {
 		return x.SharedWritable
 	}
 	return false
+}
+
+func (x *MappedFile) GetObject() uint64 {
+	if x != nil {
+		return x.Object
+	}
+	return 0
 }
 
 // SharedMemory is shared anonymous memory, or a System V segment, which another
@@ -1070,7 +1080,7 @@ const file_plugins_mm_mm_proto_rawDesc = "" +
 	"\x05flags\x18\x05 \x01(\x04R\x05flags\x12\x12\n" +
 	"\x04name\x18\x06 \x01(\tR\x04name\x12\x16\n" +
 	"\x06source\x18\a \x01(\rR\x06source\x12\x16\n" +
-	"\x06offset\x18\b \x01(\x04R\x06offset\"\xc2\x01\n" +
+	"\x06offset\x18\b \x01(\x04R\x06offset\"\xda\x01\n" +
 	"\n" +
 	"MappedFile\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
@@ -1080,7 +1090,8 @@ const file_plugins_mm_mm_proto_rawDesc = "" +
 	"\x04size\x18\x05 \x01(\x04R\x04size\x12\x14\n" +
 	"\x05mtime\x18\x06 \x01(\x03R\x05mtime\x12\x19\n" +
 	"\bbuild_id\x18\a \x01(\fR\abuildId\x12'\n" +
-	"\x0fshared_writable\x18\b \x01(\bR\x0esharedWritable\"|\n" +
+	"\x0fshared_writable\x18\b \x01(\bR\x0esharedWritable\x12\x16\n" +
+	"\x06object\x18\t \x01(\x04R\x06object\"|\n" +
 	"\fSharedMemory\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x1d\n" +

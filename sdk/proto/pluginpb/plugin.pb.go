@@ -188,7 +188,7 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{42, 0}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{44, 0}
 }
 
 type DescribeRequest struct {
@@ -910,15 +910,21 @@ func (*OpenResponse) Descriptor() ([]byte, []int) {
 }
 
 type RunRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Phase         Phase                  `protobuf:"varint,1,opt,name=phase,proto3,enum=firn.plugin.v1.Phase" json:"phase,omitempty"`
-	Tree          *Tree                  `protobuf:"bytes,2,opt,name=tree,proto3" json:"tree,omitempty"`
-	Resources     []*Resource            `protobuf:"bytes,3,rep,name=resources,proto3" json:"resources,omitempty"`
-	Attended      []*Resource            `protobuf:"bytes,4,rep,name=attended,proto3" json:"attended,omitempty"`
-	Frozen        bool                   `protobuf:"varint,5,opt,name=frozen,proto3" json:"frozen,omitempty"`                  // PHASE_CHECK, PHASE_THAWED
-	ImageFd       int32                  `protobuf:"varint,6,opt,name=image_fd,json=imageFd,proto3" json:"image_fd,omitempty"` // restore phases with tasks
-	PluginFd      int32                  `protobuf:"varint,7,opt,name=plugin_fd,json=pluginFd,proto3" json:"plugin_fd,omitempty"`
-	Preview       bool                   `protobuf:"varint,8,opt,name=preview,proto3" json:"preview,omitempty"` // PHASE_CHECK
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Phase     Phase                  `protobuf:"varint,1,opt,name=phase,proto3,enum=firn.plugin.v1.Phase" json:"phase,omitempty"`
+	Tree      *Tree                  `protobuf:"bytes,2,opt,name=tree,proto3" json:"tree,omitempty"`
+	Resources []*Resource            `protobuf:"bytes,3,rep,name=resources,proto3" json:"resources,omitempty"`
+	Attended  []*Resource            `protobuf:"bytes,4,rep,name=attended,proto3" json:"attended,omitempty"`
+	Frozen    bool                   `protobuf:"varint,5,opt,name=frozen,proto3" json:"frozen,omitempty"`                  // PHASE_CHECK, PHASE_THAWED
+	ImageFd   int32                  `protobuf:"varint,6,opt,name=image_fd,json=imageFd,proto3" json:"image_fd,omitempty"` // restore phases with tasks
+	PluginFd  int32                  `protobuf:"varint,7,opt,name=plugin_fd,json=pluginFd,proto3" json:"plugin_fd,omitempty"`
+	Preview   bool                   `protobuf:"varint,8,opt,name=preview,proto3" json:"preview,omitempty"` // PHASE_CHECK
+	// After a check: what the plugin said it holds, with the objects. In a restore,
+	// from when objects are there: where they are.
+	Held []*HeldFile `protobuf:"bytes,9,rep,name=held,proto3" json:"held,omitempty"`
+	// PHASE_CHECK: the check goes on, with resources that others hold. What was held
+	// for it before stays open.
+	Again         bool `protobuf:"varint,10,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1009,12 +1015,27 @@ func (x *RunRequest) GetPreview() bool {
 	return false
 }
 
+func (x *RunRequest) GetHeld() []*HeldFile {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *RunRequest) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
 type RunResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Findings      []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`                           // PHASE_CHECK, PHASE_CHECK_IMAGE
 	Provided      []*Provided            `protobuf:"bytes,2,rep,name=provided,proto3" json:"provided,omitempty"`                           // PHASE_RESTORE_OBJECTS
 	RecordBytes   int64                  `protobuf:"varint,3,opt,name=record_bytes,json=recordBytes,proto3" json:"record_bytes,omitempty"` // PHASE_PREPARE
 	BulkBytes     int64                  `protobuf:"varint,4,opt,name=bulk_bytes,json=bulkBytes,proto3" json:"bulk_bytes,omitempty"`
+	Held          []*HeldFile            `protobuf:"bytes,5,rep,name=held,proto3" json:"held,omitempty"` // PHASE_CHECK
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1077,6 +1098,92 @@ func (x *RunResponse) GetBulkBytes() int64 {
 	return 0
 }
 
+func (x *RunResponse) GetHeld() []*HeldFile {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+// HeldFile is an open file description that a resource holds: in the queue of a
+// socket, behind a mapping.
+type HeldFile struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Holder uint64                 `protobuf:"varint,1,opt,name=holder,proto3" json:"holder,omitempty"` // object of that resource
+	Fd     int32                  `protobuf:"varint,2,opt,name=fd,proto3" json:"fd,omitempty"`         // in the plugin's own process, or in pid
+	// How reports name it. Valid UTF-8.
+	Subject       string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	Object        uint64 `protobuf:"varint,4,opt,name=object,proto3" json:"object,omitempty"` // of the description; set by the host
+	Pid           int32  `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`       // in a restore
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldFile) Reset() {
+	*x = HeldFile{}
+	mi := &file_sdk_proto_plugin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldFile) ProtoMessage() {}
+
+func (x *HeldFile) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_proto_plugin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldFile.ProtoReflect.Descriptor instead.
+func (*HeldFile) Descriptor() ([]byte, []int) {
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *HeldFile) GetHolder() uint64 {
+	if x != nil {
+		return x.Holder
+	}
+	return 0
+}
+
+func (x *HeldFile) GetFd() int32 {
+	if x != nil {
+		return x.Fd
+	}
+	return 0
+}
+
+func (x *HeldFile) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *HeldFile) GetObject() uint64 {
+	if x != nil {
+		return x.Object
+	}
+	return 0
+}
+
+func (x *HeldFile) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
 type Provided struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Object        uint64                 `protobuf:"varint,1,opt,name=object,proto3" json:"object,omitempty"`
@@ -1087,7 +1194,7 @@ type Provided struct {
 
 func (x *Provided) Reset() {
 	*x = Provided{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[13]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1206,7 @@ func (x *Provided) String() string {
 func (*Provided) ProtoMessage() {}
 
 func (x *Provided) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[13]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1219,7 @@ func (x *Provided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Provided.ProtoReflect.Descriptor instead.
 func (*Provided) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{13}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Provided) GetObject() uint64 {
@@ -1143,7 +1250,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[14]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1262,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[14]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1275,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{14}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Finding) GetLevel() uint32 {
@@ -1225,7 +1332,7 @@ type Tree struct {
 
 func (x *Tree) Reset() {
 	*x = Tree{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[15]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1344,7 @@ func (x *Tree) String() string {
 func (*Tree) ProtoMessage() {}
 
 func (x *Tree) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[15]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1357,7 @@ func (x *Tree) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tree.ProtoReflect.Descriptor instead.
 func (*Tree) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{15}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Tree) GetRoot() uint32 {
@@ -1291,7 +1398,7 @@ type UserNamespace struct {
 
 func (x *UserNamespace) Reset() {
 	*x = UserNamespace{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[16]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1410,7 @@ func (x *UserNamespace) String() string {
 func (*UserNamespace) ProtoMessage() {}
 
 func (x *UserNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[16]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1423,7 @@ func (x *UserNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserNamespace.ProtoReflect.Descriptor instead.
 func (*UserNamespace) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{16}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UserNamespace) GetParent() uint32 {
@@ -1372,7 +1479,7 @@ type IDRange struct {
 
 func (x *IDRange) Reset() {
 	*x = IDRange{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[17]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1491,7 @@ func (x *IDRange) String() string {
 func (*IDRange) ProtoMessage() {}
 
 func (x *IDRange) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[17]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1504,7 @@ func (x *IDRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IDRange.ProtoReflect.Descriptor instead.
 func (*IDRange) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{17}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *IDRange) GetInside() uint32 {
@@ -1444,7 +1551,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[18]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1563,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[18]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1576,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{18}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Process) GetId() uint32 {
@@ -1559,7 +1666,7 @@ type Thread struct {
 
 func (x *Thread) Reset() {
 	*x = Thread{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[19]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1678,7 @@ func (x *Thread) String() string {
 func (*Thread) ProtoMessage() {}
 
 func (x *Thread) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[19]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1691,7 @@ func (x *Thread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Thread.ProtoReflect.Descriptor instead.
 func (*Thread) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{19}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Thread) GetId() uint32 {
@@ -1615,7 +1722,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[20]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1734,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[20]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1747,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{20}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Resource) GetKind() uint32 {
@@ -1700,13 +1807,14 @@ type File struct {
 	Socket        *Socket                `protobuf:"bytes,11,opt,name=socket,proto3" json:"socket,omitempty"`
 	Refs          []*FDRef               `protobuf:"bytes,12,rep,name=refs,proto3" json:"refs,omitempty"`
 	Fs            string                 `protobuf:"bytes,13,opt,name=fs,proto3" json:"fs,omitempty"` // type of the file system as in mountinfo
+	Holders       []*FileHolder          `protobuf:"bytes,14,rep,name=holders,proto3" json:"holders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[21]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1826,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[21]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1839,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{21}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *File) GetLink() []byte {
@@ -1825,6 +1933,90 @@ func (x *File) GetFs() string {
 	return ""
 }
 
+func (x *File) GetHolders() []*FileHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// FileHolder is a resource that holds a file beside the tasks' descriptors.
+type FileHolder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Plugin        string                 `protobuf:"bytes,1,opt,name=plugin,proto3" json:"plugin,omitempty"`
+	Object        uint64                 `protobuf:"varint,2,opt,name=object,proto3" json:"object,omitempty"`
+	Subject       string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	Pid           int32                  `protobuf:"varint,4,opt,name=pid,proto3" json:"pid,omitempty"` // in a checkpoint: the process that has it as fd
+	Fd            int32                  `protobuf:"varint,5,opt,name=fd,proto3" json:"fd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileHolder) Reset() {
+	*x = FileHolder{}
+	mi := &file_sdk_proto_plugin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileHolder) ProtoMessage() {}
+
+func (x *FileHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_proto_plugin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileHolder.ProtoReflect.Descriptor instead.
+func (*FileHolder) Descriptor() ([]byte, []int) {
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *FileHolder) GetPlugin() string {
+	if x != nil {
+		return x.Plugin
+	}
+	return ""
+}
+
+func (x *FileHolder) GetObject() uint64 {
+	if x != nil {
+		return x.Object
+	}
+	return 0
+}
+
+func (x *FileHolder) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *FileHolder) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *FileHolder) GetFd() int32 {
+	if x != nil {
+		return x.Fd
+	}
+	return 0
+}
+
 type FDRef struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          uint32                 `protobuf:"varint,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -1836,7 +2028,7 @@ type FDRef struct {
 
 func (x *FDRef) Reset() {
 	*x = FDRef{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[22]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +2040,7 @@ func (x *FDRef) String() string {
 func (*FDRef) ProtoMessage() {}
 
 func (x *FDRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[22]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +2053,7 @@ func (x *FDRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FDRef.ProtoReflect.Descriptor instead.
 func (*FDRef) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{22}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FDRef) GetTask() uint32 {
@@ -1901,7 +2093,7 @@ type VMA struct {
 
 func (x *VMA) Reset() {
 	*x = VMA{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[23]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2105,7 @@ func (x *VMA) String() string {
 func (*VMA) ProtoMessage() {}
 
 func (x *VMA) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[23]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2118,7 @@ func (x *VMA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMA.ProtoReflect.Descriptor instead.
 func (*VMA) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{23}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VMA) GetStart() uint64 {
@@ -1998,7 +2190,7 @@ type Namespace struct {
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[24]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2202,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[24]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2215,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{24}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Namespace) GetName() string {
@@ -2072,7 +2264,7 @@ type ServiceCall struct {
 
 func (x *ServiceCall) Reset() {
 	*x = ServiceCall{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[25]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2276,7 @@ func (x *ServiceCall) String() string {
 func (*ServiceCall) ProtoMessage() {}
 
 func (x *ServiceCall) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[25]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2289,7 @@ func (x *ServiceCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCall.ProtoReflect.Descriptor instead.
 func (*ServiceCall) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{25}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ServiceCall) GetId() uint64 {
@@ -2221,7 +2413,7 @@ type ServiceReply struct {
 
 func (x *ServiceReply) Reset() {
 	*x = ServiceReply{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[26]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2425,7 @@ func (x *ServiceReply) String() string {
 func (*ServiceReply) ProtoMessage() {}
 
 func (x *ServiceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[26]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2438,7 @@ func (x *ServiceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceReply.ProtoReflect.Descriptor instead.
 func (*ServiceReply) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{26}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ServiceReply) GetId() uint64 {
@@ -2293,7 +2485,7 @@ type RunTapes struct {
 
 func (x *RunTapes) Reset() {
 	*x = RunTapes{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[27]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2497,7 @@ func (x *RunTapes) String() string {
 func (*RunTapes) ProtoMessage() {}
 
 func (x *RunTapes) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[27]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2510,7 @@ func (x *RunTapes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTapes.ProtoReflect.Descriptor instead.
 func (*RunTapes) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{27}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RunTapes) GetRuns() []*TapeRun {
@@ -2345,7 +2537,7 @@ type TapeRun struct {
 
 func (x *TapeRun) Reset() {
 	*x = TapeRun{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[28]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2549,7 @@ func (x *TapeRun) String() string {
 func (*TapeRun) ProtoMessage() {}
 
 func (x *TapeRun) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[28]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2562,7 @@ func (x *TapeRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapeRun.ProtoReflect.Descriptor instead.
 func (*TapeRun) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{28}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TapeRun) GetTid() int32 {
@@ -2410,7 +2602,7 @@ type TapeOutcomes struct {
 
 func (x *TapeOutcomes) Reset() {
 	*x = TapeOutcomes{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[29]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2614,7 @@ func (x *TapeOutcomes) String() string {
 func (*TapeOutcomes) ProtoMessage() {}
 
 func (x *TapeOutcomes) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[29]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2627,7 @@ func (x *TapeOutcomes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapeOutcomes.ProtoReflect.Descriptor instead.
 func (*TapeOutcomes) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{29}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TapeOutcomes) GetOutcomes() []*TapeOutcome {
@@ -2456,7 +2648,7 @@ type TapeOutcome struct {
 
 func (x *TapeOutcome) Reset() {
 	*x = TapeOutcome{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2660,7 @@ func (x *TapeOutcome) String() string {
 func (*TapeOutcome) ProtoMessage() {}
 
 func (x *TapeOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[30]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2673,7 @@ func (x *TapeOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapeOutcome.ProtoReflect.Descriptor instead.
 func (*TapeOutcome) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{30}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TapeOutcome) GetResults() []int64 {
@@ -2515,7 +2707,7 @@ type Trace struct {
 
 func (x *Trace) Reset() {
 	*x = Trace{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2527,7 +2719,7 @@ func (x *Trace) String() string {
 func (*Trace) ProtoMessage() {}
 
 func (x *Trace) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[31]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2540,7 +2732,7 @@ func (x *Trace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trace.ProtoReflect.Descriptor instead.
 func (*Trace) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{31}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Trace) GetTids() []int32 {
@@ -2560,7 +2752,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2764,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[32]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2777,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{32}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Snapshot) GetPids() []int32 {
@@ -2605,7 +2797,7 @@ type Copies struct {
 
 func (x *Copies) Reset() {
 	*x = Copies{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +2809,7 @@ func (x *Copies) String() string {
 func (*Copies) ProtoMessage() {}
 
 func (x *Copies) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[33]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +2822,7 @@ func (x *Copies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copies.ProtoReflect.Descriptor instead.
 func (*Copies) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{33}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Copies) GetCopies() []*Copy {
@@ -2650,7 +2842,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2662,7 +2854,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[34]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2675,7 +2867,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{34}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Copy) GetPid() int32 {
@@ -2703,7 +2895,7 @@ type TraceInfos struct {
 
 func (x *TraceInfos) Reset() {
 	*x = TraceInfos{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +2907,7 @@ func (x *TraceInfos) String() string {
 func (*TraceInfos) ProtoMessage() {}
 
 func (x *TraceInfos) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[35]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +2920,7 @@ func (x *TraceInfos) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceInfos.ProtoReflect.Descriptor instead.
 func (*TraceInfos) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{35}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TraceInfos) GetInfos() []*TraceInfo {
@@ -2761,7 +2953,7 @@ type TraceInfo struct {
 
 func (x *TraceInfo) Reset() {
 	*x = TraceInfo{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +2965,7 @@ func (x *TraceInfo) String() string {
 func (*TraceInfo) ProtoMessage() {}
 
 func (x *TraceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[36]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +2978,7 @@ func (x *TraceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceInfo.ProtoReflect.Descriptor instead.
 func (*TraceInfo) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{36}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TraceInfo) GetTid() int32 {
@@ -2855,7 +3047,7 @@ type SeccompFilter struct {
 
 func (x *SeccompFilter) Reset() {
 	*x = SeccompFilter{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2867,7 +3059,7 @@ func (x *SeccompFilter) String() string {
 func (*SeccompFilter) ProtoMessage() {}
 
 func (x *SeccompFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[37]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2880,7 +3072,7 @@ func (x *SeccompFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeccompFilter.ProtoReflect.Descriptor instead.
 func (*SeccompFilter) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{37}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SeccompFilter) GetProgram() uint32 {
@@ -2909,7 +3101,7 @@ type Rseq struct {
 
 func (x *Rseq) Reset() {
 	*x = Rseq{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3113,7 @@ func (x *Rseq) String() string {
 func (*Rseq) ProtoMessage() {}
 
 func (x *Rseq) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[38]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3126,7 @@ func (x *Rseq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rseq.ProtoReflect.Descriptor instead.
 func (*Rseq) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{38}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Rseq) GetAddr() uint64 {
@@ -2975,7 +3167,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +3179,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[39]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +3192,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{39}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Progress) GetDone() int64 {
@@ -3027,7 +3219,7 @@ type Submit struct {
 
 func (x *Submit) Reset() {
 	*x = Submit{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[40]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3039,7 +3231,7 @@ func (x *Submit) String() string {
 func (*Submit) ProtoMessage() {}
 
 func (x *Submit) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[40]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3052,7 +3244,7 @@ func (x *Submit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Submit.ProtoReflect.Descriptor instead.
 func (*Submit) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{40}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Submit) GetSegment() []byte {
@@ -3073,7 +3265,7 @@ type Flush struct {
 
 func (x *Flush) Reset() {
 	*x = Flush{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[41]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3277,7 @@ func (x *Flush) String() string {
 func (*Flush) ProtoMessage() {}
 
 func (x *Flush) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[41]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3290,7 @@ func (x *Flush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flush.ProtoReflect.Descriptor instead.
 func (*Flush) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{41}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Flush) GetWritten() bool {
@@ -3125,7 +3317,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[42]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3329,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[42]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3342,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{42}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Error) GetCode() Error_Code {
@@ -3203,7 +3395,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[43]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3407,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[43]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3420,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{43}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{45}
 }
 
 type CloseResponse struct {
@@ -3239,7 +3431,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_sdk_proto_plugin_proto_msgTypes[44]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3443,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_proto_plugin_proto_msgTypes[44]
+	mi := &file_sdk_proto_plugin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3456,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{44}
+	return file_sdk_proto_plugin_proto_rawDescGZIP(), []int{46}
 }
 
 var File_sdk_proto_plugin_proto protoreflect.FileDescriptor
@@ -3328,7 +3520,7 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"ImageBlock\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\x04R\x06length\"\x0e\n" +
-	"\fOpenResponse\"\xbb\x02\n" +
+	"\fOpenResponse\"\xff\x02\n" +
 	"\n" +
 	"RunRequest\x12+\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x15.firn.plugin.v1.PhaseR\x05phase\x12(\n" +
@@ -3338,13 +3530,23 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x06frozen\x18\x05 \x01(\bR\x06frozen\x12\x19\n" +
 	"\bimage_fd\x18\x06 \x01(\x05R\aimageFd\x12\x1b\n" +
 	"\tplugin_fd\x18\a \x01(\x05R\bpluginFd\x12\x18\n" +
-	"\apreview\x18\b \x01(\bR\apreview\"\xba\x01\n" +
+	"\apreview\x18\b \x01(\bR\apreview\x12,\n" +
+	"\x04held\x18\t \x03(\v2\x18.firn.plugin.v1.HeldFileR\x04held\x12\x14\n" +
+	"\x05again\x18\n" +
+	" \x01(\bR\x05again\"\xe8\x01\n" +
 	"\vRunResponse\x123\n" +
 	"\bfindings\x18\x01 \x03(\v2\x17.firn.plugin.v1.FindingR\bfindings\x124\n" +
 	"\bprovided\x18\x02 \x03(\v2\x18.firn.plugin.v1.ProvidedR\bprovided\x12!\n" +
 	"\frecord_bytes\x18\x03 \x01(\x03R\vrecordBytes\x12\x1d\n" +
 	"\n" +
-	"bulk_bytes\x18\x04 \x01(\x03R\tbulkBytes\"2\n" +
+	"bulk_bytes\x18\x04 \x01(\x03R\tbulkBytes\x12,\n" +
+	"\x04held\x18\x05 \x03(\v2\x18.firn.plugin.v1.HeldFileR\x04held\"v\n" +
+	"\bHeldFile\x12\x16\n" +
+	"\x06holder\x18\x01 \x01(\x04R\x06holder\x12\x0e\n" +
+	"\x02fd\x18\x02 \x01(\x05R\x02fd\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x16\n" +
+	"\x06object\x18\x04 \x01(\x04R\x06object\x12\x10\n" +
+	"\x03pid\x18\x05 \x01(\x05R\x03pid\"2\n" +
 	"\bProvided\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\x04R\x06object\x12\x0e\n" +
 	"\x02fd\x18\x02 \x01(\x05R\x02fd\"\x8d\x01\n" +
@@ -3392,7 +3594,7 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	"\x04task\x18\x03 \x01(\rR\x04task\x12(\n" +
 	"\x04file\x18\x04 \x01(\v2\x14.firn.plugin.v1.FileR\x04file\x12%\n" +
 	"\x03vma\x18\x05 \x01(\v2\x13.firn.plugin.v1.VMAR\x03vma\x127\n" +
-	"\tnamespace\x18\x06 \x01(\v2\x19.firn.plugin.v1.NamespaceR\tnamespace\"\xc2\x02\n" +
+	"\tnamespace\x18\x06 \x01(\v2\x19.firn.plugin.v1.NamespaceR\tnamespace\"\xf8\x02\n" +
 	"\x04File\x12\x12\n" +
 	"\x04link\x18\x01 \x01(\fR\x04link\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
@@ -3407,7 +3609,15 @@ const file_sdk_proto_plugin_proto_rawDesc = "" +
 	" \x01(\x05R\amountId\x12.\n" +
 	"\x06socket\x18\v \x01(\v2\x16.firn.plugin.v1.SocketR\x06socket\x12)\n" +
 	"\x04refs\x18\f \x03(\v2\x15.firn.plugin.v1.FDRefR\x04refs\x12\x0e\n" +
-	"\x02fs\x18\r \x01(\tR\x02fs\"E\n" +
+	"\x02fs\x18\r \x01(\tR\x02fs\x124\n" +
+	"\aholders\x18\x0e \x03(\v2\x1a.firn.plugin.v1.FileHolderR\aholders\"x\n" +
+	"\n" +
+	"FileHolder\x12\x16\n" +
+	"\x06plugin\x18\x01 \x01(\tR\x06plugin\x12\x16\n" +
+	"\x06object\x18\x02 \x01(\x04R\x06object\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x10\n" +
+	"\x03pid\x18\x04 \x01(\x05R\x03pid\x12\x0e\n" +
+	"\x02fd\x18\x05 \x01(\x05R\x02fd\"E\n" +
 	"\x05FDRef\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\rR\x04task\x12\x0e\n" +
 	"\x02fd\x18\x02 \x01(\x05R\x02fd\x12\x18\n" +
@@ -3556,7 +3766,7 @@ func file_sdk_proto_plugin_proto_rawDescGZIP() []byte {
 }
 
 var file_sdk_proto_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sdk_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_sdk_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_sdk_proto_plugin_proto_goTypes = []any{
 	(Phase)(0),               // 0: firn.plugin.v1.Phase
 	(Error_Code)(0),          // 1: firn.plugin.v1.Error.Code
@@ -3573,39 +3783,41 @@ var file_sdk_proto_plugin_proto_goTypes = []any{
 	(*OpenResponse)(nil),     // 12: firn.plugin.v1.OpenResponse
 	(*RunRequest)(nil),       // 13: firn.plugin.v1.RunRequest
 	(*RunResponse)(nil),      // 14: firn.plugin.v1.RunResponse
-	(*Provided)(nil),         // 15: firn.plugin.v1.Provided
-	(*Finding)(nil),          // 16: firn.plugin.v1.Finding
-	(*Tree)(nil),             // 17: firn.plugin.v1.Tree
-	(*UserNamespace)(nil),    // 18: firn.plugin.v1.UserNamespace
-	(*IDRange)(nil),          // 19: firn.plugin.v1.IDRange
-	(*Process)(nil),          // 20: firn.plugin.v1.Process
-	(*Thread)(nil),           // 21: firn.plugin.v1.Thread
-	(*Resource)(nil),         // 22: firn.plugin.v1.Resource
-	(*File)(nil),             // 23: firn.plugin.v1.File
-	(*FDRef)(nil),            // 24: firn.plugin.v1.FDRef
-	(*VMA)(nil),              // 25: firn.plugin.v1.VMA
-	(*Namespace)(nil),        // 26: firn.plugin.v1.Namespace
-	(*ServiceCall)(nil),      // 27: firn.plugin.v1.ServiceCall
-	(*ServiceReply)(nil),     // 28: firn.plugin.v1.ServiceReply
-	(*RunTapes)(nil),         // 29: firn.plugin.v1.RunTapes
-	(*TapeRun)(nil),          // 30: firn.plugin.v1.TapeRun
-	(*TapeOutcomes)(nil),     // 31: firn.plugin.v1.TapeOutcomes
-	(*TapeOutcome)(nil),      // 32: firn.plugin.v1.TapeOutcome
-	(*Trace)(nil),            // 33: firn.plugin.v1.Trace
-	(*Snapshot)(nil),         // 34: firn.plugin.v1.Snapshot
-	(*Copies)(nil),           // 35: firn.plugin.v1.Copies
-	(*Copy)(nil),             // 36: firn.plugin.v1.Copy
-	(*TraceInfos)(nil),       // 37: firn.plugin.v1.TraceInfos
-	(*TraceInfo)(nil),        // 38: firn.plugin.v1.TraceInfo
-	(*SeccompFilter)(nil),    // 39: firn.plugin.v1.SeccompFilter
-	(*Rseq)(nil),             // 40: firn.plugin.v1.Rseq
-	(*Progress)(nil),         // 41: firn.plugin.v1.Progress
-	(*Submit)(nil),           // 42: firn.plugin.v1.Submit
-	(*Flush)(nil),            // 43: firn.plugin.v1.Flush
-	(*Error)(nil),            // 44: firn.plugin.v1.Error
-	(*CloseRequest)(nil),     // 45: firn.plugin.v1.CloseRequest
-	(*CloseResponse)(nil),    // 46: firn.plugin.v1.CloseResponse
-	nil,                      // 47: firn.plugin.v1.OpenRequest.OptionsEntry
+	(*HeldFile)(nil),         // 15: firn.plugin.v1.HeldFile
+	(*Provided)(nil),         // 16: firn.plugin.v1.Provided
+	(*Finding)(nil),          // 17: firn.plugin.v1.Finding
+	(*Tree)(nil),             // 18: firn.plugin.v1.Tree
+	(*UserNamespace)(nil),    // 19: firn.plugin.v1.UserNamespace
+	(*IDRange)(nil),          // 20: firn.plugin.v1.IDRange
+	(*Process)(nil),          // 21: firn.plugin.v1.Process
+	(*Thread)(nil),           // 22: firn.plugin.v1.Thread
+	(*Resource)(nil),         // 23: firn.plugin.v1.Resource
+	(*File)(nil),             // 24: firn.plugin.v1.File
+	(*FileHolder)(nil),       // 25: firn.plugin.v1.FileHolder
+	(*FDRef)(nil),            // 26: firn.plugin.v1.FDRef
+	(*VMA)(nil),              // 27: firn.plugin.v1.VMA
+	(*Namespace)(nil),        // 28: firn.plugin.v1.Namespace
+	(*ServiceCall)(nil),      // 29: firn.plugin.v1.ServiceCall
+	(*ServiceReply)(nil),     // 30: firn.plugin.v1.ServiceReply
+	(*RunTapes)(nil),         // 31: firn.plugin.v1.RunTapes
+	(*TapeRun)(nil),          // 32: firn.plugin.v1.TapeRun
+	(*TapeOutcomes)(nil),     // 33: firn.plugin.v1.TapeOutcomes
+	(*TapeOutcome)(nil),      // 34: firn.plugin.v1.TapeOutcome
+	(*Trace)(nil),            // 35: firn.plugin.v1.Trace
+	(*Snapshot)(nil),         // 36: firn.plugin.v1.Snapshot
+	(*Copies)(nil),           // 37: firn.plugin.v1.Copies
+	(*Copy)(nil),             // 38: firn.plugin.v1.Copy
+	(*TraceInfos)(nil),       // 39: firn.plugin.v1.TraceInfos
+	(*TraceInfo)(nil),        // 40: firn.plugin.v1.TraceInfo
+	(*SeccompFilter)(nil),    // 41: firn.plugin.v1.SeccompFilter
+	(*Rseq)(nil),             // 42: firn.plugin.v1.Rseq
+	(*Progress)(nil),         // 43: firn.plugin.v1.Progress
+	(*Submit)(nil),           // 44: firn.plugin.v1.Submit
+	(*Flush)(nil),            // 45: firn.plugin.v1.Flush
+	(*Error)(nil),            // 46: firn.plugin.v1.Error
+	(*CloseRequest)(nil),     // 47: firn.plugin.v1.CloseRequest
+	(*CloseResponse)(nil),    // 48: firn.plugin.v1.CloseResponse
+	nil,                      // 49: firn.plugin.v1.OpenRequest.OptionsEntry
 }
 var file_sdk_proto_plugin_proto_depIdxs = []int32{
 	4,  // 0: firn.plugin.v1.DescribeResponse.claims:type_name -> firn.plugin.v1.Claim
@@ -3616,59 +3828,62 @@ var file_sdk_proto_plugin_proto_depIdxs = []int32{
 	6,  // 5: firn.plugin.v1.Claim.socket:type_name -> firn.plugin.v1.Socket
 	9,  // 6: firn.plugin.v1.OpenRequest.arena:type_name -> firn.plugin.v1.Arena
 	10, // 7: firn.plugin.v1.OpenRequest.image:type_name -> firn.plugin.v1.ImageView
-	47, // 8: firn.plugin.v1.OpenRequest.options:type_name -> firn.plugin.v1.OpenRequest.OptionsEntry
+	49, // 8: firn.plugin.v1.OpenRequest.options:type_name -> firn.plugin.v1.OpenRequest.OptionsEntry
 	11, // 9: firn.plugin.v1.ImageView.blocks:type_name -> firn.plugin.v1.ImageBlock
 	0,  // 10: firn.plugin.v1.RunRequest.phase:type_name -> firn.plugin.v1.Phase
-	17, // 11: firn.plugin.v1.RunRequest.tree:type_name -> firn.plugin.v1.Tree
-	22, // 12: firn.plugin.v1.RunRequest.resources:type_name -> firn.plugin.v1.Resource
-	22, // 13: firn.plugin.v1.RunRequest.attended:type_name -> firn.plugin.v1.Resource
-	16, // 14: firn.plugin.v1.RunResponse.findings:type_name -> firn.plugin.v1.Finding
-	15, // 15: firn.plugin.v1.RunResponse.provided:type_name -> firn.plugin.v1.Provided
-	20, // 16: firn.plugin.v1.Tree.processes:type_name -> firn.plugin.v1.Process
-	18, // 17: firn.plugin.v1.Tree.user_namespaces:type_name -> firn.plugin.v1.UserNamespace
-	19, // 18: firn.plugin.v1.UserNamespace.uids:type_name -> firn.plugin.v1.IDRange
-	19, // 19: firn.plugin.v1.UserNamespace.gids:type_name -> firn.plugin.v1.IDRange
-	21, // 20: firn.plugin.v1.Process.threads:type_name -> firn.plugin.v1.Thread
-	23, // 21: firn.plugin.v1.Resource.file:type_name -> firn.plugin.v1.File
-	25, // 22: firn.plugin.v1.Resource.vma:type_name -> firn.plugin.v1.VMA
-	26, // 23: firn.plugin.v1.Resource.namespace:type_name -> firn.plugin.v1.Namespace
-	6,  // 24: firn.plugin.v1.File.socket:type_name -> firn.plugin.v1.Socket
-	24, // 25: firn.plugin.v1.File.refs:type_name -> firn.plugin.v1.FDRef
-	29, // 26: firn.plugin.v1.ServiceCall.run_tapes:type_name -> firn.plugin.v1.RunTapes
-	41, // 27: firn.plugin.v1.ServiceCall.progress:type_name -> firn.plugin.v1.Progress
-	42, // 28: firn.plugin.v1.ServiceCall.submit:type_name -> firn.plugin.v1.Submit
-	43, // 29: firn.plugin.v1.ServiceCall.flush:type_name -> firn.plugin.v1.Flush
-	33, // 30: firn.plugin.v1.ServiceCall.trace:type_name -> firn.plugin.v1.Trace
-	34, // 31: firn.plugin.v1.ServiceCall.snapshot:type_name -> firn.plugin.v1.Snapshot
-	44, // 32: firn.plugin.v1.ServiceReply.error:type_name -> firn.plugin.v1.Error
-	31, // 33: firn.plugin.v1.ServiceReply.outcomes:type_name -> firn.plugin.v1.TapeOutcomes
-	37, // 34: firn.plugin.v1.ServiceReply.traces:type_name -> firn.plugin.v1.TraceInfos
-	35, // 35: firn.plugin.v1.ServiceReply.copies:type_name -> firn.plugin.v1.Copies
-	30, // 36: firn.plugin.v1.RunTapes.runs:type_name -> firn.plugin.v1.TapeRun
-	32, // 37: firn.plugin.v1.TapeOutcomes.outcomes:type_name -> firn.plugin.v1.TapeOutcome
-	44, // 38: firn.plugin.v1.TapeOutcome.error:type_name -> firn.plugin.v1.Error
-	36, // 39: firn.plugin.v1.Copies.copies:type_name -> firn.plugin.v1.Copy
-	44, // 40: firn.plugin.v1.Copy.error:type_name -> firn.plugin.v1.Error
-	38, // 41: firn.plugin.v1.TraceInfos.infos:type_name -> firn.plugin.v1.TraceInfo
-	40, // 42: firn.plugin.v1.TraceInfo.rseq:type_name -> firn.plugin.v1.Rseq
-	39, // 43: firn.plugin.v1.TraceInfo.seccomp_filters:type_name -> firn.plugin.v1.SeccompFilter
-	1,  // 44: firn.plugin.v1.Error.code:type_name -> firn.plugin.v1.Error.Code
-	1,  // 45: firn.plugin.v1.Error.also:type_name -> firn.plugin.v1.Error.Code
-	2,  // 46: firn.plugin.v1.Plugin.Describe:input_type -> firn.plugin.v1.DescribeRequest
-	8,  // 47: firn.plugin.v1.Plugin.Open:input_type -> firn.plugin.v1.OpenRequest
-	13, // 48: firn.plugin.v1.Plugin.Run:input_type -> firn.plugin.v1.RunRequest
-	28, // 49: firn.plugin.v1.Plugin.Services:input_type -> firn.plugin.v1.ServiceReply
-	45, // 50: firn.plugin.v1.Plugin.Close:input_type -> firn.plugin.v1.CloseRequest
-	3,  // 51: firn.plugin.v1.Plugin.Describe:output_type -> firn.plugin.v1.DescribeResponse
-	12, // 52: firn.plugin.v1.Plugin.Open:output_type -> firn.plugin.v1.OpenResponse
-	14, // 53: firn.plugin.v1.Plugin.Run:output_type -> firn.plugin.v1.RunResponse
-	27, // 54: firn.plugin.v1.Plugin.Services:output_type -> firn.plugin.v1.ServiceCall
-	46, // 55: firn.plugin.v1.Plugin.Close:output_type -> firn.plugin.v1.CloseResponse
-	51, // [51:56] is the sub-list for method output_type
-	46, // [46:51] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	18, // 11: firn.plugin.v1.RunRequest.tree:type_name -> firn.plugin.v1.Tree
+	23, // 12: firn.plugin.v1.RunRequest.resources:type_name -> firn.plugin.v1.Resource
+	23, // 13: firn.plugin.v1.RunRequest.attended:type_name -> firn.plugin.v1.Resource
+	15, // 14: firn.plugin.v1.RunRequest.held:type_name -> firn.plugin.v1.HeldFile
+	17, // 15: firn.plugin.v1.RunResponse.findings:type_name -> firn.plugin.v1.Finding
+	16, // 16: firn.plugin.v1.RunResponse.provided:type_name -> firn.plugin.v1.Provided
+	15, // 17: firn.plugin.v1.RunResponse.held:type_name -> firn.plugin.v1.HeldFile
+	21, // 18: firn.plugin.v1.Tree.processes:type_name -> firn.plugin.v1.Process
+	19, // 19: firn.plugin.v1.Tree.user_namespaces:type_name -> firn.plugin.v1.UserNamespace
+	20, // 20: firn.plugin.v1.UserNamespace.uids:type_name -> firn.plugin.v1.IDRange
+	20, // 21: firn.plugin.v1.UserNamespace.gids:type_name -> firn.plugin.v1.IDRange
+	22, // 22: firn.plugin.v1.Process.threads:type_name -> firn.plugin.v1.Thread
+	24, // 23: firn.plugin.v1.Resource.file:type_name -> firn.plugin.v1.File
+	27, // 24: firn.plugin.v1.Resource.vma:type_name -> firn.plugin.v1.VMA
+	28, // 25: firn.plugin.v1.Resource.namespace:type_name -> firn.plugin.v1.Namespace
+	6,  // 26: firn.plugin.v1.File.socket:type_name -> firn.plugin.v1.Socket
+	26, // 27: firn.plugin.v1.File.refs:type_name -> firn.plugin.v1.FDRef
+	25, // 28: firn.plugin.v1.File.holders:type_name -> firn.plugin.v1.FileHolder
+	31, // 29: firn.plugin.v1.ServiceCall.run_tapes:type_name -> firn.plugin.v1.RunTapes
+	43, // 30: firn.plugin.v1.ServiceCall.progress:type_name -> firn.plugin.v1.Progress
+	44, // 31: firn.plugin.v1.ServiceCall.submit:type_name -> firn.plugin.v1.Submit
+	45, // 32: firn.plugin.v1.ServiceCall.flush:type_name -> firn.plugin.v1.Flush
+	35, // 33: firn.plugin.v1.ServiceCall.trace:type_name -> firn.plugin.v1.Trace
+	36, // 34: firn.plugin.v1.ServiceCall.snapshot:type_name -> firn.plugin.v1.Snapshot
+	46, // 35: firn.plugin.v1.ServiceReply.error:type_name -> firn.plugin.v1.Error
+	33, // 36: firn.plugin.v1.ServiceReply.outcomes:type_name -> firn.plugin.v1.TapeOutcomes
+	39, // 37: firn.plugin.v1.ServiceReply.traces:type_name -> firn.plugin.v1.TraceInfos
+	37, // 38: firn.plugin.v1.ServiceReply.copies:type_name -> firn.plugin.v1.Copies
+	32, // 39: firn.plugin.v1.RunTapes.runs:type_name -> firn.plugin.v1.TapeRun
+	34, // 40: firn.plugin.v1.TapeOutcomes.outcomes:type_name -> firn.plugin.v1.TapeOutcome
+	46, // 41: firn.plugin.v1.TapeOutcome.error:type_name -> firn.plugin.v1.Error
+	38, // 42: firn.plugin.v1.Copies.copies:type_name -> firn.plugin.v1.Copy
+	46, // 43: firn.plugin.v1.Copy.error:type_name -> firn.plugin.v1.Error
+	40, // 44: firn.plugin.v1.TraceInfos.infos:type_name -> firn.plugin.v1.TraceInfo
+	42, // 45: firn.plugin.v1.TraceInfo.rseq:type_name -> firn.plugin.v1.Rseq
+	41, // 46: firn.plugin.v1.TraceInfo.seccomp_filters:type_name -> firn.plugin.v1.SeccompFilter
+	1,  // 47: firn.plugin.v1.Error.code:type_name -> firn.plugin.v1.Error.Code
+	1,  // 48: firn.plugin.v1.Error.also:type_name -> firn.plugin.v1.Error.Code
+	2,  // 49: firn.plugin.v1.Plugin.Describe:input_type -> firn.plugin.v1.DescribeRequest
+	8,  // 50: firn.plugin.v1.Plugin.Open:input_type -> firn.plugin.v1.OpenRequest
+	13, // 51: firn.plugin.v1.Plugin.Run:input_type -> firn.plugin.v1.RunRequest
+	30, // 52: firn.plugin.v1.Plugin.Services:input_type -> firn.plugin.v1.ServiceReply
+	47, // 53: firn.plugin.v1.Plugin.Close:input_type -> firn.plugin.v1.CloseRequest
+	3,  // 54: firn.plugin.v1.Plugin.Describe:output_type -> firn.plugin.v1.DescribeResponse
+	12, // 55: firn.plugin.v1.Plugin.Open:output_type -> firn.plugin.v1.OpenResponse
+	14, // 56: firn.plugin.v1.Plugin.Run:output_type -> firn.plugin.v1.RunResponse
+	29, // 57: firn.plugin.v1.Plugin.Services:output_type -> firn.plugin.v1.ServiceCall
+	48, // 58: firn.plugin.v1.Plugin.Close:output_type -> firn.plugin.v1.CloseResponse
+	54, // [54:59] is the sub-list for method output_type
+	49, // [49:54] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_sdk_proto_plugin_proto_init() }
@@ -3676,7 +3891,7 @@ func file_sdk_proto_plugin_proto_init() {
 	if File_sdk_proto_plugin_proto != nil {
 		return
 	}
-	file_sdk_proto_plugin_proto_msgTypes[25].OneofWrappers = []any{
+	file_sdk_proto_plugin_proto_msgTypes[27].OneofWrappers = []any{
 		(*ServiceCall_RunTapes)(nil),
 		(*ServiceCall_Progress)(nil),
 		(*ServiceCall_Submit)(nil),
@@ -3690,7 +3905,7 @@ func file_sdk_proto_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sdk_proto_plugin_proto_rawDesc), len(file_sdk_proto_plugin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   46,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
