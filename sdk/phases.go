@@ -75,7 +75,7 @@ func runCheck(ctx context.Context, p Plugin, r *round) (*pb.RunResponse, error) 
 	if !r.req.GetAgain() {
 		r.ses.dropHeld()
 	}
-	req := &CheckRequest{Session: r.Session, Frozen: r.req.GetFrozen(), Preview: r.req.GetPreview()}
+	req := &CheckRequest{Session: r.Session, Frozen: r.req.GetFrozen(), Preview: r.req.GetPreview(), Again: r.req.GetAgain()}
 	found, err := p.(Checker).Check(ctx, req)
 	resp := &pb.RunResponse{Findings: findingsToWire(found)}
 	h, ok := p.(Holder)

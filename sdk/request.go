@@ -66,6 +66,10 @@ type CheckRequest struct {
 	*Session
 	// Frozen is true in the second call.
 	Frozen bool
+	// Again tells that the check of the frozen tree goes on: [Holder]s have found
+	// files that are the plugin's. Nothing else has changed; the answer replaces the
+	// one before.
+	Again bool
 	// Preview is true in the first call if a second one is sure to follow: what
 	// takes long to find out may be left to that one, and rare blockers with it.
 	// Without it the report is all that its reader gets ("firn check").

@@ -279,7 +279,11 @@ func matchesSocket(want, have *sdk.Socket) bool {
 func Label(r sdk.Resource) string {
 	switch {
 	case r.Kind == sdk.KindFile && r.File != nil:
-		return fmt.Sprintf("%s of task %d (%s)", r.File.Subject(), r.Task, r.File.Link)
+		task := r.Task
+		if len(r.File.Refs) > 0 {
+			task = r.File.Refs[0].Task
+		}
+		return fmt.Sprintf("%s of task %d (%s)", r.File.Subject(), task, r.File.Link)
 	case r.Kind == sdk.KindVMA && r.VMA != nil:
 		return strings.TrimSpace(fmt.Sprintf("mapping %x-%x of task %d %s", r.VMA.Start, r.VMA.End, r.Task, r.VMA.Path))
 	case r.Kind == sdk.KindNamespace && r.Namespace != nil:

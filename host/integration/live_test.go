@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -31,24 +32,25 @@ func TestLive(t *testing.T) {
 		}
 		s.alone()
 		// What was saved goes on from there.
-		pids := s.pids()
-		for _, pid := range pids {
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
-				t.Fatal(err)
-			}
-		}
-		until(t, "the program has ended", func() bool {
-			for _, pid := range pids {
-				if harness.Exists(pid) {
-					return false
-				}
-			}
-			return true
-		})
-		s.Forget()
+		s.end()
 		s.restore()
 		s.unharmed()
 	}
+}
+
+// end ends the program, which an image has.
+func (s *subject) end() {
+	s.t.Helper()
+	pids := s.pids()
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
+			s.t.Fatal(err)
+		}
+	}
+	until(s.t, "the program has ended", func() bool {
+		return !slices.ContainsFunc(pids, harness.Exists)
+	})
+	s.Forget()
 }
 
 // alone requires that the program has no process that it did not create.

@@ -23,6 +23,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"many":      func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
 		"policies":  func(t *testing.T) *subject { return startC(t, "policies") },
 		"relatives": func(t *testing.T) *subject { return startC(t, "relatives") },
+		"nameless":  func(t *testing.T) *subject { return startC(t, "nameless") },
 		"tick":      func(t *testing.T) *subject { return startC(t, "tick") },
 		"seccomp":   func(t *testing.T) *subject { return startC(t, "seccomp") },
 		"workers":   func(t *testing.T) *subject { return startC(t, "workers") },
@@ -48,6 +49,11 @@ func TestSubjectsDetectChange(t *testing.T) {
 		s := startC(t, "queues", "damaged")
 		s.ask("drain")
 		s.line("bad: stream")
+	})
+	t.Run("rights", func(t *testing.T) {
+		s := startC(t, "rights", "damaged")
+		s.ask("drain")
+		s.line("bad: own queue")
 	})
 	t.Run("ptys", func(t *testing.T) {
 		s := startC(t, "ptys", "damaged")

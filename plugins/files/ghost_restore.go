@@ -54,7 +54,11 @@ func (r *restore) makeGhost(ctx context.Context, object uint64, g *ghostSet) (er
 	if g.fd, err = createGhost(g.msg); err != nil {
 		return err
 	}
-	if err := fillGhost(g, r.req.Records); err != nil {
+	err = fillGhost(g, r.req.Records)
+	if err == nil && !sealsLate(g.msg) {
+		err = addSeals(g.fd, g.msg)
+	}
+	if err != nil {
 		unix.Close(g.fd)
 		g.fd = -1
 		return err

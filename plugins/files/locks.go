@@ -98,6 +98,20 @@ func (s *survey) readLocks(it *item) error {
 			}
 		}
 	}
+	if len(it.file().Refs) > 0 {
+		return nil
+	}
+	info, err := s.access.FDInfo(it.res) // no process has it open
+	if err != nil {
+		return err
+	}
+	for _, l := range info.Locks {
+		if l.Type == "LEASE" {
+			s.block(it, it.file().Link+": "+lockName(l)+": no task has the file open", "")
+			continue
+		}
+		s.addLock(it, sdk.FDRef{}, l)
+	}
 	return nil
 }
 

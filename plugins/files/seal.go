@@ -11,7 +11,7 @@ import (
 )
 
 // Seal implements [sdk.Sealer]: it gives carried files their names, seals memory
-// files, which somebody else may have had to map before, and sets the watches of
+// files that others may have had to map before, and sets the watches of
 // inotify and fanotify. Those come last, so that the program is not told what
 // the restore itself does to its files.
 func (p *plugin) Seal(_ context.Context, req *sdk.RestoreRequest) error {
@@ -52,9 +52,28 @@ func (p *plugin) Seal(_ context.Context, req *sdk.RestoreRequest) error {
 	return nil
 }
 
-// seal seals a memory file. That needs a description that can write.
-func (p *plugin) seal(object uint64, g *filespb.Ghost) error {
+// sealsLate tells whether a memory file is sealed at the end. Those who write to
+// it through mappings must have them before F_SEAL_FUTURE_WRITE; with F_SEAL_WRITE
+// nobody can have one. All others are sealed at once: what is executed nobody
+// could open for writing, which sealing needs.
+func sealsLate(g *filespb.Ghost) bool {
+	return g.GetSeals()&(unix.F_SEAL_FUTURE_WRITE|unix.F_SEAL_WRITE) == unix.F_SEAL_FUTURE_WRITE
+}
+
+// addSeals seals a memory file, of which fd can write.
+func addSeals(fd int, g *filespb.Ghost) error {
 	if !g.GetMemory() || g.GetSeals() == 0 {
+		return nil
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, int(g.GetSeals())); err != nil {
+		return fmt.Errorf("seal with %#x: %w", g.GetSeals(), err)
+	}
+	return nil
+}
+
+// seal seals a memory file that waits for it.
+func (p *plugin) seal(object uint64, g *filespb.Ghost) error {
+	if !g.GetMemory() || !sealsLate(g) {
 		return nil
 	}
 	made, err := p.madeFD(object)
@@ -66,10 +85,7 @@ func (p *plugin) seal(object uint64, g *filespb.Ghost) error {
 		return fmt.Errorf("open: %w", err)
 	}
 	defer unix.Close(fd)
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, int(g.GetSeals())); err != nil {
-		return fmt.Errorf("seal with %#x: %w", g.GetSeals(), err)
-	}
-	return nil
+	return addSeals(fd, g)
 }
 
 // madeFD is the descriptor of an object that was restored.

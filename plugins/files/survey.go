@@ -100,6 +100,10 @@ func (s *survey) examine(it *item) error {
 	if f == nil {
 		return fmt.Errorf("resource of kind %v has no file: %w", it.res.Kind, sdk.ErrCorrupt)
 	}
+	if len(f.Refs) == 0 && needsTask(f) {
+		s.block(it, f.Link+": is on its way through a socket (SCM_RIGHTS), and no task has it open", "let the program receive it first")
+		return nil
+	}
 	if f.Type != sdk.TypeFIFO && s.isExternal(f.Link) {
 		return s.examineExternal(it)
 	}
@@ -139,6 +143,16 @@ func (s *survey) examine(it *item) error {
 	}
 	s.block(it, f.Link+": this kind of file is not carried", "")
 	return nil
+}
+
+// needsTask tells whether a file is read, or made again, through a task that has it
+// open.
+func needsTask(f *sdk.File) bool {
+	switch anonName(f.Link) {
+	case anonEpoll, anonPidfd, anonInotify, anonFanotify:
+		return true
+	}
+	return f.Type == sdk.TypeChar && isTerminal(f.Rdev)
 }
 
 // anonName returns the name of an anonymous inode with its brackets, or "".

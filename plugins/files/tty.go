@@ -180,7 +180,7 @@ func (s *survey) examineEnd(ts *terminalSurvey, it *item) error {
 	} else {
 		end.Kind = filespb.TtyEnd_KIND_MASTER
 		if t.master != nil {
-			s.block(it, fmt.Sprintf("%s: has the number %d in another devpts than fd %d", f.Link, t.index, t.master.file().Refs[0].FD), "")
+			s.block(it, fmt.Sprintf("%s: has the number %d in another devpts than %s", f.Link, t.index, t.master.file().Subject()), "")
 			return nil
 		}
 		if t.index, err = unix.IoctlGetInt(fd, unix.TIOCGPTN); err != nil {

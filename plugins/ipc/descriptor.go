@@ -86,7 +86,7 @@ func checkDescriptors(s *sdk.Session) ([]sdk.Finding, error) {
 	}
 	var found []sdk.Finding
 	for _, r := range list {
-		f := sdk.Finding{Task: r.Task, Object: r.Object, Subject: fmt.Sprintf("fd %d", r.File.Refs[0].FD)}
+		f := sdk.Finding{Task: r.Task, Object: r.Object, Subject: r.File.Subject()}
 		d, text := describe(known, r.File)
 		if text == "" && d.Namespace == 0 {
 			text, err = checkOwnQueue(d)
@@ -218,7 +218,7 @@ func checkImageDescriptors(req *sdk.RestoreRequest) ([]sdk.Finding, error) {
 			unix.Close(fd)
 			continue
 		}
-		f := sdk.Finding{Level: sdk.LevelBlock, Task: r.Task, Object: r.Object, Subject: fmt.Sprintf("fd %d", r.File.Refs[0].FD),
+		f := sdk.Finding{Level: sdk.LevelBlock, Task: r.Task, Object: r.Object, Subject: r.File.Subject(),
 			Text: fmt.Sprintf("POSIX message queue /%s: %v", d.Name, err)}
 		if errors.Is(err, unix.ENOENT) {
 			f.Help = "create the queue as it was"

@@ -3,8 +3,6 @@ package mm
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
 	"unsafe"
 
@@ -36,26 +34,6 @@ func (s *subject) cow() error {
 
 // refused sets up what cannot be carried, as far as the kernel has it.
 func (s *subject) refused() error {
-	memfd, err := unix.MemfdCreate("x", 0)
-	if err != nil {
-		return err
-	}
-	if err := unix.Ftruncate(memfd, int64(pageSize)); err != nil {
-		return err
-	}
-	if _, err := s.mapAt("memfd", 1, protRW, shared, memfd); err != nil {
-		return err
-	}
-	f, err := s.tempFile("deleted", 1)
-	if err != nil {
-		return err
-	}
-	if _, err := s.mapAt("deleted file", 1, protRW, private, int(f.Fd())); err != nil {
-		return err
-	}
-	if err := os.Remove(filepath.Join(s.dir, "deleted")); err != nil {
-		return err
-	}
 	return errors.Join(s.refusedShm(), s.refusedOptional())
 }
 

@@ -25,10 +25,14 @@ func (p *plugin) Prepare(_ context.Context, req *sdk.PrepareRequest) (*sdk.Prepa
 
 // Check implements [sdk.Checker].
 func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Finding, error) {
-	if err := p.forget(); err != nil {
+	before, err := p.forget()
+	if err != nil {
 		return nil, err
 	}
-	s, err := p.newSurvey(ctx, req.Session, req.Frozen)
+	if !req.Again {
+		before = nil
+	}
+	s, err := p.newSurvey(ctx, req.Session, req.Frozen, before)
 	if err != nil {
 		return nil, err
 	}
@@ -65,6 +69,9 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 				return err
 			}
 		}
+		if err := it.name(req.Held); err != nil {
+			return fmt.Errorf("dump %s of task %d: %w", openfile.Subject(it.res), it.res.Task, err)
+		}
 		for _, m := range it.queue {
 			if err := req.Records.Emit(ctx, kindMessage, it.res.Object, m); err != nil {
 				return err
@@ -86,19 +93,20 @@ func (p *plugin) takeSurvey(ctx context.Context, sess *sdk.Session) (*survey, er
 	}) {
 		return s, nil
 	}
-	return p.newSurvey(ctx, sess, true)
+	return p.newSurvey(ctx, sess, true, nil)
 }
 
-// forget gives back what an earlier look at the frozen tree holds.
-func (p *plugin) forget() error {
+// forget gives back what an earlier look at the frozen tree holds, and returns what
+// it was.
+func (p *plugin) forget() (*survey, error) {
 	p.mu.Lock()
-	held := p.frozen != nil
+	before := p.frozen
 	p.frozen = nil
 	p.mu.Unlock()
-	if !held {
-		return nil
+	if before == nil {
+		return nil, nil
 	}
-	return p.letGo()
+	return before, p.letGo()
 }
 
 // Thawed implements [sdk.Thawer]: a tree that runs has its connections back.

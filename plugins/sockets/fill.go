@@ -40,8 +40,14 @@ func (u *unixRestore) fill(r *unixRecord) error {
 		if addressed {
 			to = r.address()
 		}
-		if err := send(fd, m.GetData(), to); err != nil {
-			return fmt.Errorf("send %d bytes: %w", len(m.GetData()), err)
+		control, done, err := u.rights(m)
+		if err != nil {
+			return err
+		}
+		err = send(fd, m.GetData(), control, to)
+		done()
+		if err != nil {
+			return fmt.Errorf("send %d bytes and %d descriptors: %w", len(m.GetData()), len(m.GetRights()), err)
 		}
 	}
 	return nil
@@ -98,27 +104,23 @@ func enlarge(fd int) (restore func(), err error) {
 	}, nil
 }
 
-// send sends one message, or all of a piece of a stream.
-func send(fd int, data, to []byte) error {
+// send sends one message, or all of a piece of a stream. What control has goes with
+// the first byte.
+func send(fd int, data, control, to []byte) error {
 	var addr unix.Sockaddr
 	if len(to) > 0 {
 		addr = &unix.SockaddrUnix{Name: string(to)}
 	}
 	const flags = unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
 	for {
-		var n int
-		var err error
-		if addr != nil {
-			n, err = len(data), unix.Sendto(fd, data, flags, addr)
-		} else {
-			n, err = unix.SendmsgN(fd, data, nil, nil, flags)
-		}
+		n, err := unix.SendmsgN(fd, data, control, addr, flags)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
+		control = nil
 		if data = data[min(n, len(data)):]; len(data) == 0 {
 			return nil
 		}

@@ -36,6 +36,8 @@ type plugin struct {
 	// that are not.
 	restored []*restored
 	givenUp  []leftLock
+	// unfinished are unix sockets whose queues wait for files.
+	unfinished *unixRestore
 	// states and listeners are what LinkFiles completes.
 	states    []openfile.State
 	listeners []listener

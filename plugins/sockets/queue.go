@@ -26,14 +26,17 @@ type queued struct {
 	data []byte
 	// from is the name of the sender, in the form of [goName].
 	from string
-	// rights tells that descriptors travel with it.
-	rights bool
+	// rights are duplicates of the descriptors that travel with it.
+	rights []int
 }
 
 // examineQueue reads what a unix socket has received. It tells whether it can
 // be carried.
 func (s *survey) examineQueue(it *item, fd int, msg *socketspb.Unix) (bool, error) {
 	msgs, err := peekQueue(fd, it.file().Socket.Type, msg.GetShutdown())
+	for _, m := range msgs {
+		it.rights = append(it.rights, m.rights...)
+	}
 	if errors.Is(err, sdk.ErrUnsupported) {
 		s.block(it, "unix socket: "+err.Error(), "")
 		return false, nil
@@ -46,11 +49,7 @@ func (s *survey) examineQueue(it *item, fd int, msg *socketspb.Unix) (bool, erro
 		return false, nil
 	}
 	for _, m := range msgs {
-		switch {
-		case m.rights:
-			s.block(it, "unix socket: a message in its queue carries file descriptors (SCM_RIGHTS)", "let the program receive it first")
-			return false, nil
-		case len(m.data) > hbuf.MaxRecord-1024:
+		if len(m.data) > hbuf.MaxRecord-1024-8*len(m.rights) {
 			s.block(it, fmt.Sprintf("unix socket: a message of %d bytes in its queue is too long", len(m.data)), "")
 			return false, nil
 		}
@@ -63,11 +62,14 @@ func (s *survey) examineQueue(it *item, fd int, msg *socketspb.Unix) (bool, erro
 				return false, nil
 			}
 		}
-		for it.file().Socket.Type == unix.SOCK_STREAM && len(rec.Data) > maxStreamData {
+		for it.file().Socket.Type == unix.SOCK_STREAM && len(rec.Data) > maxStreamData && len(m.rights) == 0 {
 			it.queue = append(it.queue, &socketspb.Message{Data: rec.Data[:maxStreamData]})
 			rec.Data = rec.Data[maxStreamData:]
 		}
 		it.queue = append(it.queue, rec)
+		if len(m.rights) > 0 {
+			it.carrying = append(it.carrying, carrying{rec, m.rights})
+		}
 	}
 	return true, nil
 }
@@ -113,9 +115,10 @@ func peekQueue(fd, typ int, shutdown uint32) ([]queued, error) {
 		if err != nil || m == nil {
 			return nil, err
 		}
-		if len(m.data) == n || m.rights {
+		if len(m.data) == n && len(m.rights) == 0 {
 			return []queued{*m}, nil
 		}
+		closeAll(m.rights)
 	}
 	old, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF)
 	if err != nil {
@@ -142,13 +145,23 @@ func (q *peeker) all() (out []queued, err error) {
 	for off := 0; ; {
 		m, err := q.peek(off)
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		if m == nil || len(m.data) == 0 && q.left <= 0 && q.ended {
 			break
 		}
-		if out = append(out, *m); m.rights {
-			return out, nil
+		if q.typ == unix.SOCK_STREAM && len(m.rights) > 0 && len(m.data) > 1 {
+			before, err := q.before(off, len(m.data))
+			if err != nil {
+				closeAll(m.rights)
+				return out, err
+			}
+			if before > 0 {
+				out = append(out, queued{data: m.data[:before]})
+			}
+			out = append(out, queued{data: m.data[before:], rights: m.rights})
+		} else {
+			out = append(out, *m)
 		}
 		off += len(m.data)
 		q.left -= len(m.data)
@@ -157,9 +170,42 @@ func (q *peeker) all() (out []queued, err error) {
 		}
 	}
 	if q.typ != unix.SOCK_DGRAM && q.left != 0 {
-		return nil, fmt.Errorf("%d bytes of its queue cannot be read without taking them out: %w", q.left, sdk.ErrUnsupported)
+		return out, fmt.Errorf("%d bytes of its queue cannot be read without taking them out: %w", q.left, sdk.ErrUnsupported)
 	}
 	return out, nil
+}
+
+// before finds out how much of a piece of a stream came before what was written
+// with descriptors, which ends the piece. The kernel copies one write after the
+// other and stops at the one that it cannot copy as a whole
+// (unix_stream_read_generic in net/unix/af_unix.c), and the last byte has no place
+// here.
+func (q *peeker) before(off, size int) (_ int, err error) {
+	nowhere, err := unix.Mmap(-1, 0, 1, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0, fmt.Errorf("reserve a page: %w", err)
+	}
+	defer func() { err = errors.Join(err, unix.Munmap(nowhere)) }()
+	if len(q.buf) < size {
+		q.buf = make([]byte, size)
+	}
+	for {
+		if err := unix.SetsockoptInt(q.fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, off); err != nil {
+			return 0, fmt.Errorf("set SO_PEEK_OFF: %w", err)
+		}
+		n, _, _, _, err := unix.RecvmsgBuffers(q.fd, [][]byte{q.buf[:size-1], nowhere}, nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EFAULT):
+			return 0, nil
+		case err != nil:
+			return 0, fmt.Errorf("peek: %w", err)
+		case n >= size:
+			return 0, fmt.Errorf("%d bytes came with descriptors, and the kernel does not tell which: %w", n, sdk.ErrUnsupported)
+		}
+		return n, nil
+	}
 }
 
 // peek peeks at one message, or at all of a stream up to a change of sender or
@@ -184,7 +230,8 @@ func (q *peeker) peek(off int) (*queued, error) {
 		}
 		// A message says how long it is (MSG_TRUNC); a stream that fills the
 		// buffer may have more.
-		if want := max(n, q.left); (n > len(q.buf) || n == len(q.buf) && q.typ == unix.SOCK_STREAM) && want >= len(q.buf) && !m.rights {
+		if want := max(n, q.left); (n > len(q.buf) || n == len(q.buf) && q.typ == unix.SOCK_STREAM) && want >= len(q.buf) {
+			closeAll(m.rights)
 			q.buf = make([]byte, want+1)
 			continue
 		}
@@ -193,9 +240,9 @@ func (q *peeker) peek(off int) (*queued, error) {
 	}
 }
 
-// peekInto is one recvmsg(2). Descriptors that it installs are closed.
+// peekInto is one recvmsg(2).
 func peekInto(fd int, buf, control []byte) (int, *queued, error) {
-	n, oobn, _, from, err := unix.Recvmsg(fd, buf, control, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_TRUNC|unix.MSG_CMSG_CLOEXEC)
+	n, oobn, flags, from, err := unix.Recvmsg(fd, buf, control, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_TRUNC|unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -205,16 +252,21 @@ func peekInto(fd int, buf, control []byte) (int, *queued, error) {
 		return 0, nil, err
 	}
 	for i := range cmsgs {
-		fds, err := unix.ParseUnixRights(&cmsgs[i])
-		if err != nil {
-			continue // another kind
-		}
-		m.rights = true
-		for _, fd := range fds {
-			unix.Close(fd)
+		if fds, err := unix.ParseUnixRights(&cmsgs[i]); err == nil { // else it is another kind
+			m.rights = append(m.rights, fds...)
 		}
 	}
+	if flags&unix.MSG_CTRUNC != 0 {
+		closeAll(m.rights)
+		return 0, nil, fmt.Errorf("descriptors in its queue cannot be received here: %w", sdk.ErrUnsupported)
+	}
 	return n, m, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
 }
 
 // goName is the name of a sender as x/sys gives it, with '@' for a leading

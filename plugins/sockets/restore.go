@@ -2,6 +2,7 @@ package sockets
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -46,11 +47,59 @@ func (p *plugin) RestoreObjects(_ context.Context, req *sdk.RestoreRequest) (err
 			return fmt.Errorf("restore %s %d: %w", netlinkName(int(r.msg.GetSocket().GetProtocol())), r.object, err)
 		}
 	}
+	return p.restoreUnix(im, req)
+}
+
+// restoreUnix makes the unix sockets and hands over all. Queues in which files
+// travel are filled by LinkFiles: these may be anybody's.
+func (p *plugin) restoreUnix(im *image, req *sdk.RestoreRequest) (err error) {
 	u := &unixRestore{im: im}
-	if err := u.run(); err != nil {
+	later := u.waits()
+	defer func() {
+		if !later || err != nil {
+			err = errors.Join(err, u.close())
+		}
+	}()
+	if err := u.make(); err != nil {
 		return err
 	}
-	return p.provide(im, req)
+	if !later {
+		if err := u.finishAll(); err != nil {
+			return err
+		}
+		return p.provide(im, req)
+	}
+	all := im.unix
+	fds := make([]int, len(all))
+	for i, r := range all {
+		fds[i] = r.fd
+	}
+	if err := p.provide(im, req); err != nil {
+		return err
+	}
+	for i, r := range all {
+		r.fd = fds[i] // the session closes it
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	u.im = &image{unix: all, byObject: im.byObject}
+	p.unfinished, im.unix = u, nil
+	return nil
+}
+
+// finishUnix does what was left to LinkFiles.
+func (p *plugin) finishUnix(req *sdk.RestoreRequest) error {
+	u := p.unfinished
+	p.unfinished = nil
+	if u == nil {
+		return nil
+	}
+	u.fetch = req.Fetch
+	err := u.finishAll()
+	for _, r := range u.im.unix {
+		closeFD(&r.node)
+	}
+	return errors.Join(err, u.close())
 }
 
 // enterNetworks enters the namespaces of sockets, as far as open has them. What an
@@ -129,11 +178,14 @@ func (p *plugin) provide(im *image, req *sdk.RestoreRequest) error {
 	return nil
 }
 
-// LinkFiles implements [sdk.FileLinker]: it sets who gets the signals of
-// sockets, and lets the tasks listen themselves.
+// LinkFiles implements [sdk.FileLinker]: it fills queues in which files travel, sets
+// who gets the signals of sockets, and lets the tasks listen themselves.
 func (p *plugin) LinkFiles(ctx context.Context, req *sdk.RestoreRequest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.finishUnix(req); err != nil {
+		return err
+	}
 	if err := listenAs(ctx, req, p.listeners); err != nil {
 		return err
 	}

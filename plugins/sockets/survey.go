@@ -26,6 +26,8 @@ type survey struct {
 	// items are parallel to sess.Resources.
 	items []item
 	unix  unixTable
+	// before has what was found a moment ago, by object.
+	before map[uint64]*item
 	// conns are the connections of a frozen tree.
 	mu    sync.Mutex
 	conns []*savedConnection
@@ -43,6 +45,10 @@ type item struct {
 	msg     proto.Message
 	// queue is what it has received, for unix sockets.
 	queue []*socketspb.Message
+	// carrying are those of them with which files travel, rights duplicates of all
+	// of these.
+	carrying []carrying
+	rights   []int
 	// datagrams are what it has received, for UDP sockets.
 	datagrams []*socketspb.Datagram
 	// streams are its queues, for TCP connections.
@@ -57,9 +63,10 @@ func (it *item) kindOf() kindOfSocket {
 }
 
 // newSurvey looks at every socket. Queues are read only if the tree is frozen:
-// they change otherwise.
-func (p *plugin) newSurvey(ctx context.Context, sess *sdk.Session, frozen bool) (*survey, error) {
-	s := &survey{sess: sess, frozen: frozen, nets: &p.nets, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
+// they change otherwise; those that were read before are not read again, for the
+// kernel passes over empty messages then.
+func (p *plugin) newSurvey(ctx context.Context, sess *sdk.Session, frozen bool, before *survey) (*survey, error) {
+	s := &survey{before: map[uint64]*item{}, sess: sess, frozen: frozen, nets: &p.nets, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
 	defer s.access.Close()
 	if err := p.nets.leave(); err != nil { // those of an earlier look
 		return nil, err
@@ -69,6 +76,11 @@ func (p *plugin) newSurvey(ctx context.Context, sess *sdk.Session, frozen bool) 
 	}
 	for i := range sess.Resources {
 		s.items[i].res = &sess.Resources[i]
+	}
+	if before != nil {
+		for i := range before.items {
+			s.before[before.items[i].res.Object] = &before.items[i]
+		}
 	}
 	if err := s.unix.read(s.items, s.nets); err != nil {
 		return nil, err

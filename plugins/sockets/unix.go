@@ -90,7 +90,9 @@ func (s *survey) examineUnix(it *item, fd int, sock *socketspb.Socket) error {
 	if err := s.findNode(it, d, msg); err != nil {
 		return err
 	}
-	if s.frozen && !msg.Listening {
+	if old := s.before[it.res.Object]; old != nil && old.msg != nil {
+		it.queue, it.carrying, it.rights = old.queue, old.carrying, old.rights
+	} else if s.frozen && !msg.Listening {
 		if ok, err = s.examineQueue(it, fd, msg); err != nil || !ok {
 			return err
 		}
@@ -237,9 +239,13 @@ func (s *survey) findNode(it *item, d *unixSocket, msg *socketspb.Unix) error {
 	if name == "" || name[0] == 0 || connection {
 		return nil
 	}
-	_, p, err := s.access.Holder(it.res)
-	if err != nil {
-		return err
+	task := it.res.Task
+	if refs := it.file().Refs; len(refs) > 0 {
+		task = refs[0].Task
+	}
+	p := s.sess.Tree.Process(task)
+	if p == nil {
+		return fmt.Errorf("task %d is not in the tree: %w", task, sdk.ErrCorrupt)
 	}
 	start := "root"
 	if !filepath.IsAbs(name) {

@@ -1,7 +1,6 @@
 package sockets
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -11,8 +10,8 @@ import (
 	"github.com/firn-cr/firn/sdk/kern"
 )
 
-// unixRestore makes the unix sockets of an image. The order is that of the
-// steps in run: names of connections are bound and given up before listeners
+// unixRestore makes the unix sockets of an image. The order is that of the steps
+// in make and finishAll: names of connections are bound and given up before listeners
 // take them, queues are filled while everything can still be written.
 type unixRestore struct {
 	im  *image
@@ -20,23 +19,41 @@ type unixRestore struct {
 	// ghosts are the closed peers of orphans, by the orphan's object. They are
 	// closed when the queues are filled.
 	ghosts map[uint64]int
+	// fetch returns a file that travels in a queue.
+	fetch func(object uint64) (int, error)
 }
 
-func (u *unixRestore) run() (err error) {
+// unixStep is done for every socket before the next one.
+type unixStep struct {
+	verb string
+	do   func(*unixRecord) error
+}
+
+// make makes all sockets, with their names.
+func (u *unixRestore) make() error {
 	u.ghosts = map[uint64]int{}
-	defer func() {
-		for _, fd := range u.ghosts {
-			unix.Close(fd)
-		}
-		err = errors.Join(err, u.box.close())
-	}()
-	for _, step := range []struct {
-		verb string
-		do   func(*unixRecord) error
-	}{
-		{"make", u.connection}, {"make", u.single}, {"bind", u.bind}, {"fill queue of", u.fill}, {"connect", u.connect},
-		{"bury the peer of", u.bury}, {"shut down", u.shutdown}, {"complete", u.complete}, {"queue clients of", u.queueClients},
-	} {
+	return u.steps(unixStep{"make", u.connection}, unixStep{"make", u.single}, unixStep{"bind", u.bind})
+}
+
+// finishAll fills the queues and does what has to follow it.
+func (u *unixRestore) finishAll() error {
+	return u.steps(
+		unixStep{"fill queue of", u.fill}, unixStep{"connect", u.connect}, unixStep{"bury the peer of", u.bury},
+		unixStep{"shut down", u.shutdown}, unixStep{"complete", u.complete}, unixStep{"queue clients of", u.queueClients},
+	)
+}
+
+// close closes all but the sockets.
+func (u *unixRestore) close() error {
+	for object, fd := range u.ghosts {
+		unix.Close(fd)
+		delete(u.ghosts, object)
+	}
+	return u.box.close()
+}
+
+func (u *unixRestore) steps(steps ...unixStep) error {
+	for _, step := range steps {
 		for _, r := range u.im.unix {
 			if err := step.do(r); err != nil {
 				return fmt.Errorf("%s unix socket %d: %w", step.verb, r.object, err)

@@ -982,7 +982,10 @@ type Message struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	// Object of the sender, if it is a socket of the tree that is not the peer.
-	Sender        uint64 `protobuf:"varint,2,opt,name=sender,proto3" json:"sender,omitempty"`
+	Sender uint64 `protobuf:"varint,2,opt,name=sender,proto3" json:"sender,omitempty"`
+	// Objects of the files that travel with it (SCM_RIGHTS). Such a piece of a stream
+	// is what was written with them.
+	Rights        []uint64 `protobuf:"varint,3,rep,packed,name=rights,proto3" json:"rights,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1029,6 +1032,13 @@ func (x *Message) GetSender() uint64 {
 		return x.Sender
 	}
 	return 0
+}
+
+func (x *Message) GetRights() []uint64 {
+	if x != nil {
+		return x.Rights
+	}
+	return nil
 }
 
 var File_plugins_sockets_sockets_proto protoreflect.FileDescriptor
@@ -1117,10 +1127,11 @@ const file_plugins_sockets_sockets_proto_rawDesc = "" +
 	"\x04Node\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
-	"\x03gid\x18\x03 \x01(\rR\x03gid\"5\n" +
+	"\x03gid\x18\x03 \x01(\rR\x03gid\"Q\n" +
 	"\aMessage\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
-	"\x06sender\x18\x02 \x01(\x04R\x06senderB3Z1github.com/firn-cr/firn/plugins/sockets/socketspbb\x06proto3"
+	"\x06sender\x18\x02 \x01(\x04R\x06sender\x12\x1a\n" +
+	"\x06rights\x18\x03 \x03(\x04B\x02\x10\x01R\x06rightsB3Z1github.com/firn-cr/firn/plugins/sockets/socketspbb\x06proto3"
 
 var (
 	file_plugins_sockets_sockets_proto_rawDescOnce sync.Once

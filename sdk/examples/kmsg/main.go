@@ -43,7 +43,7 @@ func (plugin) Check(_ context.Context, req *sdk.CheckRequest) ([]sdk.Finding, er
 		}
 		found = append(found, sdk.Finding{
 			Level: sdk.LevelNote, Task: r.Task, Object: r.Object,
-			Subject: fmt.Sprintf("fd %d", r.File.Refs[0].FD),
+			Subject: r.File.Subject(),
 			Text:    "/dev/kmsg: messages that are unread at the restore are skipped",
 		})
 	}

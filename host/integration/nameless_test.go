@@ -1,0 +1,51 @@
+package integration
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/firn-cr/firn/host/integration/harness"
+)
+
+// TestNameless carries mappings of files without a name, memory files and deleted
+// ones, of which some are open as well, and programs whose file is one.
+func TestNameless(t *testing.T) {
+	for _, args := range [][]string{nil, {"deleted"}, {"memfd"}, {"deleted", "--live"}, {"memfd", "--deferred"}} {
+		t.Run(strings.Join(append([]string{"program"}, args...), " "), func(t *testing.T) {
+			of, flags := args[:min(1, len(args))], args[min(1, len(args)):]
+			s := startC(t, "nameless", of...)
+			s.ticks(5)
+			s.checkpoint(append([]string{"--leave-running"}, flags...)...)
+			s.unharmed()
+			for range 2 {
+				if slices.Contains(flags, "--live") {
+					s.checkpoint("--live", "--leave-running")
+					s.end()
+				} else {
+					s.checkpoint(flags...)
+				}
+				s.restore()
+				s.unharmed()
+			}
+		})
+	}
+}
+
+// TestNamelessOutside refuses a memory file that a process outside of the tree maps
+// as well.
+func TestNamelessOutside(t *testing.T) {
+	s := startC(t, "nameless")
+	child := 0
+	for _, p := range s.Tree() {
+		if p.Parent == s.PID {
+			child = p.PID
+		}
+	}
+	res := want(t, harness.StatusRefused, firn(t), "checkpoint", strconv.Itoa(child), "-o", s.image)
+	if !strings.Contains(res.Stderr, "shared memory that task "+strconv.Itoa(s.PID)+" has as well") {
+		t.Errorf("the report does not name the other process: %s", res.Stderr)
+	}
+	s.unharmed()
+}
