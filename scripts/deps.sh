@@ -9,6 +9,7 @@ wanted=(
 	+/usr/include/stdio.h:libc6-dev
 	redis-server:redis-server
 	redis-cli:redis-tools
+	mariadbd:mariadb-server
 	python3:python3
 	sqlite3:sqlite3
 	make:make

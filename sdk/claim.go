@@ -51,8 +51,8 @@ type Claim struct {
 	Kind Kind
 	// Type restricts files.
 	Type FileType
-	// Anon is the name of an anonymous inode as the kernel writes it, which is
-	// with brackets for most: "[eventpoll]".
+	// Anon is the name of an anonymous inode, a file's or that of a mapping, as the
+	// kernel writes it, which is with brackets for most: "[eventpoll]".
 	Anon string
 	// Device restricts character and block devices and mappings of them.
 	Device *Device

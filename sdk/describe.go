@@ -57,10 +57,10 @@ func (c *Claim) Validate() error {
 	switch {
 	case c.Kind < KindTask || c.Kind > KindNamespace:
 		return fmt.Errorf("unknown kind %d", c.Kind)
-	case !file && (c.Type != "" || c.Anon != "" || c.Socket != nil || c.FS != ""):
+	case !file && (c.Type != "" || c.Socket != nil || c.FS != ""):
 		return fmt.Errorf("%s claim with a field that only files have", c.Kind)
-	case !file && !vma && (c.Device != nil || c.Path != ""):
-		return fmt.Errorf("%s claim with a device or path", c.Kind)
+	case !file && !vma && (c.Device != nil || c.Path != "" || c.Anon != ""):
+		return fmt.Errorf("%s claim with a device, path or anonymous inode", c.Kind)
 	case c.Kind != KindNamespace && c.Namespace != "":
 		return fmt.Errorf("%s claim with a namespace", c.Kind)
 	}

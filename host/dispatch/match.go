@@ -241,7 +241,7 @@ func (c *claim) matches(r *subject) bool {
 	case sdk.KindFile:
 		return r.File != nil && c.matchesFile(r.File) && c.matchesPath(r)
 	case sdk.KindVMA:
-		return r.VMA != nil && c.matchesDevice(r.VMA.Rdev, r.VMA.Rdev != 0) && c.matchesPath(r)
+		return r.VMA != nil && (c.Anon == "" || r.VMA.Path == "anon_inode:"+c.Anon) && c.matchesDevice(r.VMA.Rdev, r.VMA.Rdev != 0) && c.matchesPath(r)
 	case sdk.KindNamespace:
 		return r.Namespace != nil && (c.Namespace == "" || c.Namespace == r.Namespace.Name)
 	}

@@ -1,7 +1,9 @@
 package task
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -9,6 +11,7 @@ import (
 
 	"github.com/firn-cr/firn/host/internal/arch"
 	"github.com/firn-cr/firn/sdk"
+	"github.com/firn-cr/firn/sdk/procfs"
 )
 
 // read describes the tree once everything is stopped.
@@ -37,7 +40,13 @@ func (f *freezer) read(roots Roots) ([]*Process, error) {
 			if err := suspendSeccomp(th.TID); err != nil {
 				return nil, fmt.Errorf("task %d: suspend seccomp: %w", th.TID, err)
 			}
-			if err := readThread(th); err != nil {
+			err := readThread(th)
+			if errors.Is(err, errWorker) {
+				if err = f.leave(th.TID); err == nil {
+					continue
+				}
+			}
+			if err != nil {
 				return nil, fmt.Errorf("read task %d: %w", th.TID, err)
 			}
 			live = append(live, th)
@@ -52,9 +61,42 @@ func (f *freezer) read(roots Roots) ([]*Process, error) {
 	return procs, nil
 }
 
+// errWorker means that a thread is one of the kernel's.
+var errWorker = errors.New("a worker of the kernel")
+
+// pfUserWorker is PF_USER_WORKER (since Linux 6.4), pfIOWorker PF_IO_WORKER (since
+// 5.12) of linux/sched.h.
+const (
+	pfUserWorker = 0x4000
+	pfIOWorker   = 0x10
+)
+
+// isWorker tells whether a thread works for the kernel in the name of a process, as
+// those of io_uring and vhost do: it can be traced and stops, but never runs a
+// program, and has no registers of one.
+func isWorker(th *Thread) (bool, error) {
+	if th.Regs.PC() != 0 || th.Regs.SP() != 0 {
+		return false, nil
+	}
+	st, err := procfs.ThreadStat(int(th.TID), int(th.TID))
+	return st.Flags&(pfUserWorker|pfIOWorker) != 0, err
+}
+
+// leave lets a worker go: the kernel makes others where it needs some.
+func (f *freezer) leave(tid HostPID) error {
+	delete(f.tasks, tid)
+	if err := detach(tid, 0); err != nil && !errors.Is(err, sdk.ErrTaskGone) {
+		return fmt.Errorf("detach worker %d: %w", tid, err)
+	}
+	return nil
+}
+
 func readThread(th *Thread) (err error) {
 	if th.Regs, err = arch.GetRegs(int(th.TID)); err != nil {
 		return err
+	}
+	if worker, err := isWorker(th); err != nil || worker {
+		return cmp.Or(err, errWorker)
 	}
 	if err = arch.CheckTask(int(th.TID)); err != nil {
 		return err
