@@ -108,6 +108,9 @@ func (s *survey) describe(r *sdk.Resource, ring *uringpb.Ring) {
 // tree stands still, and tells it when a task makes a system call.
 const textInFlight = "has requests in flight, or has had some with more or fewer completions than one"
 
+// textUnused is for rings in which nothing tells the layout.
+const textUnused = "has hardly been used: its layout cannot be told"
+
 // settleTime is how long is waited for requests in flight.
 const settleTime = 100 * time.Millisecond
 
@@ -173,6 +176,8 @@ func (in *info) refusal(frozen bool) string {
 		return "has registered credentials (IORING_REGISTER_PERSONALITY)"
 	case in.cachedSQHead > maxRequests:
 		return fmt.Sprintf("has had %d requests, more than %d: a restore would take minutes", in.cachedSQHead, maxRequests)
+	case in.cachedSQHead < 2:
+		return textUnused
 	case !frozen:
 		return "" // what is in flight ends
 	case in.sqTail != in.cachedSQHead:
@@ -243,4 +248,3 @@ func (s *survey) strayMappings() (found []sdk.Finding) {
 	}
 	return found
 }
-

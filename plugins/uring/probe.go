@@ -140,7 +140,7 @@ func hasMemory(fd int, offset int64, size int) bool {
 func (m *memory) contradiction(submitted uint32) string {
 	used := min(submitted, m.sqEntries)
 	if used < 2 {
-		return "has hardly been used: its layout cannot be told"
+		return textUnused
 	}
 	for n := range used {
 		if m.entry(n)[0] == opURingCmd {
