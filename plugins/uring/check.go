@@ -152,6 +152,9 @@ func (s *survey) examine(r *sdk.Resource) (_ *uringpb.Ring, err error) {
 	} else if text != "" {
 		return nil, refusalError(text)
 	}
+	if in.cachedSQHead < 2 {
+		return nil, refusalError(textUnused)
+	}
 	if !s.frozen {
 		return ring, refuseGroups(fd) // the rest needs a ring that rests
 	}
@@ -176,8 +179,6 @@ func (in *info) refusal(frozen bool) string {
 		return "has registered credentials (IORING_REGISTER_PERSONALITY)"
 	case in.cachedSQHead > maxRequests:
 		return fmt.Sprintf("has had %d requests, more than %d: a restore would take minutes", in.cachedSQHead, maxRequests)
-	case in.cachedSQHead < 2:
-		return textUnused
 	case !frozen:
 		return "" // what is in flight ends
 	case in.sqTail != in.cachedSQHead:
