@@ -54,7 +54,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 	t.Run("rights", func(t *testing.T) {
 		s := startC(t, "rights", "damaged")
 		s.ask("drain")
-		s.line("bad: own queue")
+		s.line("bad: received from its own queue")
 	})
 	t.Run("ptys", func(t *testing.T) {
 		s := startC(t, "ptys", "damaged")
