@@ -67,6 +67,8 @@ type Binary struct {
 	// ThirdParty tells that the plugin did not come with firn: it was added, or is in
 	// a directory of the user's. It gets the rights that it declares, and no others.
 	ThirdParty bool
+	// Debug tells that it waits for a debugger: see [Debug].
+	Debug bool
 }
 
 // namePattern is what the names of plugins look like.

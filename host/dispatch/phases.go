@@ -45,6 +45,9 @@ func DefaultDeadline(p wire.Phase) time.Duration {
 }
 
 func (p *Plugin) deadline(phase wire.Phase) time.Duration {
+	if p.binary.Debug {
+		return debugTime
+	}
 	if d, ok := p.deadlines[phase]; ok {
 		return d
 	}

@@ -72,6 +72,8 @@ type Selection struct {
 	Rules []Rule
 	// Trusted are names of plugins of third parties that get all rights of the host.
 	Trusted []string
+	// Debugged are names of plugins that wait for a debugger.
+	Debugged []string
 }
 
 // Select takes the disabled plugins out of those that were found. Names that
@@ -90,6 +92,9 @@ func (s *Selection) Select(bins []Binary) ([]Binary, error) {
 		if !has(r.Plugin) {
 			return nil, fmt.Errorf("%s: there is no plugin %q: %w", r.text, r.Plugin, failure.ErrUsage)
 		}
+	}
+	if err := Debug(bins, s.Debugged); err != nil {
+		return nil, err
 	}
 	return bins, Trust(bins, s.Trusted)
 }

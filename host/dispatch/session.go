@@ -45,7 +45,11 @@ func (p *Plugin) Open(ctx context.Context, cfg SessionConfig) error {
 }
 
 func (p *Plugin) open(ctx context.Context, cfg SessionConfig) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, openTime, fmt.Errorf("%w after %v", sdk.ErrTimeout, openTime))
+	limit := openTime
+	if p.binary.Debug {
+		limit = debugTime
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w after %v", sdk.ErrTimeout, limit))
 	defer cancel()
 	if cfg.Sink != nil {
 		p.SetSink(cfg.Sink)

@@ -72,6 +72,9 @@ func Start(ctx context.Context, bins []Binary, opt Options) (*Set, error) {
 	if opt.StartTimeout == 0 {
 		opt.StartTimeout = DefaultStartTimeout
 	}
+	if debugged(bins) {
+		opt.StartTimeout = debugTime
+	}
 	dir, err := newSocketDir(opt.RuntimeDir)
 	if err != nil {
 		return nil, err
@@ -85,7 +88,10 @@ func Start(ctx context.Context, bins []Binary, opt Options) (*Set, error) {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			if set.plugins[i] = opt.Warm.take(b, opt); set.plugins[i] != nil {
+			if !b.Debug {
+				set.plugins[i] = opt.Warm.take(b, opt)
+			}
+			if set.plugins[i] != nil {
 				return
 			}
 			p, err := startOne(ctx, b, opt, dir.path)
@@ -110,7 +116,8 @@ func Start(ctx context.Context, bins []Binary, opt Options) (*Set, error) {
 }
 
 // startOne starts one plugin, with the rights that it is to have. One of which these
-// are not known is started without any, and, if it declares some, once more.
+// are not known is started without any, and, if it declares some, or is to be debugged,
+// once more.
 func startOne(ctx context.Context, b Binary, opt Options, dir string) (*Plugin, error) {
 	if !b.ThirdParty {
 		return startWith(ctx, b, opt, dir, rights{all: true})
@@ -119,12 +126,14 @@ func startOne(ctx context.Context, b Binary, opt Options, dir string) (*Plugin, 
 	if r := opt.Memory[b.Name]; r != nil {
 		has, _ = declared(r.Info.Capabilities) // checked before it was remembered
 	}
-	p, err := startWith(ctx, b, opt, dir, has)
+	asked := b
+	asked.Debug = false
+	p, err := startWith(ctx, asked, opt, dir, has)
 	if err != nil {
 		return nil, err
 	}
 	wants, err := declared(p.info.Capabilities)
-	if err == nil && wants == has {
+	if err == nil && wants == has && !b.Debug {
 		return p, nil
 	}
 	if err = errors.Join(err, p.stop()); err != nil {
@@ -224,7 +233,13 @@ func (p *Plugin) clientConfig(exe *os.File, opt Options, dir string, r rights) *
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			env := append(environment(opt, p.log.GetLevel()), cmd.Env...)
 			p.runner.dir = dir
-			p.runner.start = func() (*process, error) { return spawn(exe, p.binary.Name, env, p.consumer.Files(), r) }
+			p.runner.start = func() (*process, error) {
+				proc, err := spawn(exe, p.binary.Name, env, p.consumer.Files(), r)
+				if err == nil && p.binary.Debug {
+					err = p.awaitDebugger(proc)
+				}
+				return proc, err
+			}
 			return p.runner, nil
 		},
 	}

@@ -23,6 +23,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"many":      func(t *testing.T) *subject { return startC(t, "many", "processes", "20") },
 		"policies":  func(t *testing.T) *subject { return startC(t, "policies") },
 		"relatives": func(t *testing.T) *subject { return startC(t, "relatives") },
+		"layouts":   func(t *testing.T) *subject { return startC(t, "layouts", "low") },
 		"nameless":  func(t *testing.T) *subject { return startC(t, "nameless") },
 		"uring":     func(t *testing.T) *subject { return startC(t, "uring") },
 		"tick":      func(t *testing.T) *subject { return startC(t, "tick") },

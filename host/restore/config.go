@@ -31,6 +31,8 @@ type Config struct {
 	// TrustedPlugins are names of plugins of third parties that get all rights of
 	// the host.
 	TrustedPlugins []string
+	// DebuggedPlugins are names of plugins that wait for a debugger.
+	DebuggedPlugins []string
 	// Warm has plugins that were started already; may be nil.
 	Warm *dispatch.Warm
 	// Options are the flags that plugins may look at.

@@ -62,6 +62,9 @@ func (r *flow) findPlugins() ([]dispatch.Binary, error) {
 	if err := dispatch.Trust(found, r.cfg.TrustedPlugins); err != nil {
 		return nil, err
 	}
+	if err := dispatch.Debug(found, r.cfg.DebuggedPlugins); err != nil {
+		return nil, err
+	}
 	byName := map[string]dispatch.Binary{}
 	for _, b := range found {
 		byName[b.Name] = b

@@ -97,7 +97,7 @@ func newRestore(g *global) *cobra.Command {
 	f.BoolVar(&cfg.NewPIDNamespace, "new-pid-namespace", false, "restore into a new PID namespace: the process ids may be in use")
 	f.BoolVar(&cfg.ShellJob, shellJob, false, "give the terminal of firn to a tree that left its own behind")
 	f.DurationVar(&cfg.Timeout, "timeout", 5*time.Minute, "give up, and end what was created, after this time")
-	addTrustFlag(f, &cfg.TrustedPlugins)
+	addTrustFlag(f, &cfg.TrustedPlugins, &cfg.DebuggedPlugins)
 	addRestorePluginFlags(f)
 	return cmd
 }

@@ -113,12 +113,14 @@ func addPluginFlags(f *pflag.FlagSet) {
 	f.StringArray("plugin-option", nil, "an option `NAME=VALUE` for plugins; may be repeated")
 	f.StringArray("plugin-for", nil, "give resources to a plugin whatever others claim: `KIND:PATTERN=PLUGIN`, where KIND is file, mapping or namespace; may be repeated")
 	f.StringArray("disable-plugin", nil, "do not use the plugin `NAME` in this run; may be repeated")
-	addTrustFlag(f, new([]string))
+	addTrustFlag(f, new([]string), new([]string))
 }
 
-// addTrustFlag adds the flag that takes the containment from plugins.
-func addTrustFlag(f *pflag.FlagSet, names *[]string) {
-	f.StringArrayVar(names, "trust-plugin", nil, "give the plugin `NAME`, which did not come with firn, all rights of firn, not only those that it declares; may be repeated")
+// addTrustFlag adds the flags that take the containment, or the deadlines, from
+// plugins.
+func addTrustFlag(f *pflag.FlagSet, trusted, debugged *[]string) {
+	f.StringArrayVar(debugged, "debug-plugin", nil, "stop the plugin `NAME` when it is started, until a debugger is attached or it gets a SIGCONT, and give it all the time it takes (see --timeout); may be repeated")
+	f.StringArrayVar(trusted, "trust-plugin", nil, "give the plugin `NAME`, which did not come with firn, all rights of firn, not only those that it declares; may be repeated")
 }
 
 // selection reads the flags that say which plugins take part.
@@ -127,6 +129,9 @@ func selection(cmd *cobra.Command) (s dispatch.Selection, err error) {
 		return s, err
 	}
 	if s.Trusted, err = cmd.Flags().GetStringArray("trust-plugin"); err != nil {
+		return s, err
+	}
+	if s.Debugged, err = cmd.Flags().GetStringArray("debug-plugin"); err != nil {
 		return s, err
 	}
 	rules, err := cmd.Flags().GetStringArray("plugin-for")

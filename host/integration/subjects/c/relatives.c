@@ -120,10 +120,13 @@ static void look(unsigned long *last)
 		struct entry *e = &table[i];
 		if (stopped[i]) {
 			/* After a stop by a tracer it takes a moment to be stopped again. */
-			for (int n = 0; n < 2000 && state(e->pid) != 'T'; n++)
+			char now = state(e->pid);
+			for (int n = 0; n < 2000 && now != 'T'; n++) {
 				pause_ms(1);
-			if (state(e->pid) != 'T')
-				bad("%s is in state %c", names[i], state(e->pid));
+				now = state(e->pid);
+			}
+			if (now != 'T')
+				bad("%s is in state %c", names[i], now);
 			if (last[i] && e->beats != last[i])
 				bad("%s has moved", names[i]);
 		} else {
