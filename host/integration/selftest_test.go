@@ -24,6 +24,7 @@ func TestSubjectsDetectChange(t *testing.T) {
 		"policies":  func(t *testing.T) *subject { return startC(t, "policies") },
 		"relatives": func(t *testing.T) *subject { return startC(t, "relatives") },
 		"layouts":   func(t *testing.T) *subject { return startC(t, "layouts", "low") },
+		"packets":   func(t *testing.T) *subject { return startPackets(t) },
 		"nameless":  func(t *testing.T) *subject { return startC(t, "nameless") },
 		"uring":     func(t *testing.T) *subject { return startC(t, "uring") },
 		"tick":      func(t *testing.T) *subject { return startC(t, "tick") },

@@ -49,6 +49,9 @@ func (p *plugin) CheckImage(_ context.Context, req *sdk.RestoreRequest) (_ []sdk
 	for _, r := range im.netlink {
 		c.checkNetlink(r)
 	}
+	for _, r := range im.packet {
+		c.checkPacket(r)
+	}
 	if err := p.checkUnix(c, im); err != nil {
 		return nil, err
 	}

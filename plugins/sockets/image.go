@@ -18,6 +18,7 @@ type image struct {
 	inet    []*inetRecord
 	unix    []*unixRecord
 	netlink []*netlinkRecord
+	packet  []*packetRecord
 	// byObject finds the unix sockets.
 	byObject map[uint64]*unixRecord
 }
@@ -97,6 +98,8 @@ func (im *image) add(r sdk.Record) error {
 		return im.addUnix(r)
 	case kindNetlink:
 		return im.addNetlink(r)
+	case kindPacket:
+		return im.addPacket(r)
 	case kindMessage, kindDatagram, kindStream:
 		return im.addQueued(r)
 	}
@@ -208,6 +211,9 @@ func (im *image) close() {
 		closeFD(&r.node)
 	}
 	for _, r := range im.netlink {
+		closeFD(&r.fd)
+	}
+	for _, r := range im.packet {
 		closeFD(&r.fd)
 	}
 }

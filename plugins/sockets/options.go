@@ -111,6 +111,9 @@ func optionsOf(k kindOfSocket) []optionSet {
 	if k.family == unix.AF_NETLINK {
 		return append(sets, netlinkOptions, priority)
 	}
+	if k.family == unix.AF_PACKET {
+		return append(sets, packetOptions, priority)
+	}
 	sets = append(sets, ipOptions) // of AF_INET6 sockets too
 	if k.family == unix.AF_INET6 {
 		sets = append(sets, ipv6Options)

@@ -18,6 +18,7 @@ const (
 	kindStream   uint32 = 4
 	kindDatagram uint32 = 5
 	kindNetlink  uint32 = 6
+	kindPacket   uint32 = 7
 )
 
 // plugin carries sockets.
@@ -66,13 +67,15 @@ func (*plugin) Describe() sdk.Description {
 	claim(unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_ICMPV6)
 	claim(unix.AF_NETLINK, unix.SOCK_RAW, sdk.Any)
 	claim(unix.AF_NETLINK, unix.SOCK_DGRAM, sdk.Any)
+	claim(unix.AF_PACKET, unix.SOCK_RAW, sdk.Any)
+	claim(unix.AF_PACKET, unix.SOCK_DGRAM, sdk.Any)
 	for _, typ := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET} {
 		claim(unix.AF_UNIX, typ, sdk.Any)
 	}
 	return sdk.Description{
 		Name:    "sockets",
 		Version: "0.1.0",
-		Summary: "TCP connections and listeners, UDP, raw, unix and netlink sockets, with their queues",
+		Summary: "TCP connections and listeners, UDP, raw, packet, unix and netlink sockets, with their queues",
 		Claims:  claims,
 		Attends: []sdk.Claim{{Kind: sdk.KindNamespace, Namespace: "net"}},
 		Records: []sdk.RecordType{
@@ -82,6 +85,7 @@ func (*plugin) Describe() sdk.Description {
 			{Kind: kindStream, Version: 1, Message: &socketspb.Stream{}},
 			{Kind: kindDatagram, Version: 1, Message: &socketspb.Datagram{}},
 			{Kind: kindNetlink, Version: 1, Message: &socketspb.Netlink{}},
+			{Kind: kindPacket, Version: 1, Message: &socketspb.Packet{}},
 		},
 		Capabilities: []string{"CAP_SYS_PTRACE", "CAP_NET_ADMIN", "CAP_NET_RAW"},
 	}

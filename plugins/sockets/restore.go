@@ -47,6 +47,11 @@ func (p *plugin) RestoreObjects(_ context.Context, req *sdk.RestoreRequest) (err
 			return fmt.Errorf("restore %s %d: %w", netlinkName(int(r.msg.GetSocket().GetProtocol())), r.object, err)
 		}
 	}
+	for _, r := range im.packet {
+		if err := r.restore(); err != nil {
+			return fmt.Errorf("restore packet socket %d: %w", r.object, err)
+		}
+	}
 	return p.restoreUnix(im, req)
 }
 
@@ -122,6 +127,9 @@ func (p *plugin) enterNetworks(im *image, req *sdk.RestoreRequest, open func(*sd
 	for _, r := range im.netlink {
 		r.network = p.nets.of(r.msg.GetSocket().GetNetwork())
 	}
+	for _, r := range im.packet {
+		r.network = p.nets.of(r.msg.GetSocket().GetNetwork())
+	}
 	return nil
 }
 
@@ -163,6 +171,11 @@ func (p *plugin) provide(im *image, req *sdk.RestoreRequest) error {
 		}
 	}
 	for _, r := range im.netlink {
+		if err := give(r.object, &r.fd, r.msg.GetSocket()); err != nil {
+			return err
+		}
+	}
+	for _, r := range im.packet {
 		if err := give(r.object, &r.fd, r.msg.GetSocket()); err != nil {
 			return err
 		}

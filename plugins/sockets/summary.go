@@ -21,6 +21,8 @@ func (s *survey) summarize() {
 		case *socketspb.Netlink:
 			s.report.Add(it.res, sdk.LevelOK, fmt.Sprintf("ok, %s, number %d, %d groups",
 				netlinkName(it.kindOf().protocol), m.GetPort(), len(m.GetGroups())), "")
+		case *socketspb.Packet:
+			s.report.Add(it.res, sdk.LevelOK, fmt.Sprintf("ok, packet socket, protocol %#x, device %q", m.GetProtocol(), m.GetDevice()), "")
 		case *socketspb.Unix:
 			s.report.Add(it.res, sdk.LevelOK, "ok, "+unixSummary(m, it.queue), "")
 		}

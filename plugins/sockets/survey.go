@@ -149,6 +149,8 @@ func (s *survey) examine(it *item) error {
 		return s.examineUnix(it, fd, sock)
 	case f.Socket.Family == unix.AF_NETLINK:
 		return s.examineNetlink(it, fd, sock)
+	case f.Socket.Family == unix.AF_PACKET:
+		return s.examinePacket(it, fd, sock)
 	case isPing(it.kindOf()):
 		return s.examinePing(it, fd, sock)
 	case f.Socket.Type == unix.SOCK_DGRAM:

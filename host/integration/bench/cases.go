@@ -29,9 +29,12 @@ var loads = []load{
 	{"sleep", []string{"sleep"}, 0},
 	{"64 MiB", []string{"memory", "64"}, 64 << 20},
 	{"1 GiB", []string{"memory", "1024"}, 1 << 30},
+	{"50 processes", []string{"processes", "50"}, 0},
 	{"100 processes", []string{"processes", "100"}, 0},
 	{"500 processes", []string{"processes", "500"}, 0},
 	{"1000 threads", []string{"threads", "1000"}, 0},
+	{"100 files", []string{"files", "100"}, 0},
+	{"1000 files", []string{"files", "1000"}, 0},
 	{"10000 files", []string{"files", "10000"}, 0},
 	{"network namespace", []string{"network"}, 0},
 }

@@ -682,6 +682,152 @@ func (x *Netlink) GetPeerGroups() uint32 {
 	return 0
 }
 
+// Packet is a socket of the family AF_PACKET.
+type Packet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Socket        *Socket                `protobuf:"bytes,1,opt,name=socket,proto3" json:"socket,omitempty"`
+	Protocol      uint32                 `protobuf:"varint,2,opt,name=protocol,proto3" json:"protocol,omitempty"` // ETH_P_, in host order; 0 if it receives nothing
+	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`      // empty for all
+	Memberships   []*PacketMembership    `protobuf:"bytes,4,rep,name=memberships,proto3" json:"memberships,omitempty"`
+	Fanout        uint32                 `protobuf:"varint,5,opt,name=fanout,proto3" json:"fanout,omitempty"` // as PACKET_FANOUT takes it; 0 if in no group
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Packet) Reset() {
+	*x = Packet{}
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Packet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Packet) ProtoMessage() {}
+
+func (x *Packet) ProtoReflect() protoreflect.Message {
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Packet.ProtoReflect.Descriptor instead.
+func (*Packet) Descriptor() ([]byte, []int) {
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Packet) GetSocket() *Socket {
+	if x != nil {
+		return x.Socket
+	}
+	return nil
+}
+
+func (x *Packet) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Packet) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Packet) GetMemberships() []*PacketMembership {
+	if x != nil {
+		return x.Memberships
+	}
+	return nil
+}
+
+func (x *Packet) GetFanout() uint32 {
+	if x != nil {
+		return x.Fanout
+	}
+	return 0
+}
+
+// PacketMembership is what PACKET_ADD_MEMBERSHIP has added.
+type PacketMembership struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Type          uint32                 `protobuf:"varint,2,opt,name=type,proto3" json:"type,omitempty"` // PACKET_MR_
+	Address       []byte                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Count         uint32                 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"` // how often
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PacketMembership) Reset() {
+	*x = PacketMembership{}
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PacketMembership) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PacketMembership) ProtoMessage() {}
+
+func (x *PacketMembership) ProtoReflect() protoreflect.Message {
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PacketMembership.ProtoReflect.Descriptor instead.
+func (*PacketMembership) Descriptor() ([]byte, []int) {
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PacketMembership) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *PacketMembership) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *PacketMembership) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *PacketMembership) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // Unix is a socket of the family AF_UNIX.
 type Unix struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -721,7 +867,7 @@ type Unix struct {
 
 func (x *Unix) Reset() {
 	*x = Unix{}
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[8]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +879,7 @@ func (x *Unix) String() string {
 func (*Unix) ProtoMessage() {}
 
 func (x *Unix) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[8]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +892,7 @@ func (x *Unix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unix.ProtoReflect.Descriptor instead.
 func (*Unix) Descriptor() ([]byte, []int) {
-	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{8}
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Unix) GetSocket() *Socket {
@@ -866,7 +1012,7 @@ type Credentials struct {
 
 func (x *Credentials) Reset() {
 	*x = Credentials{}
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[9]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1024,7 @@ func (x *Credentials) String() string {
 func (*Credentials) ProtoMessage() {}
 
 func (x *Credentials) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[9]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1037,7 @@ func (x *Credentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
 func (*Credentials) Descriptor() ([]byte, []int) {
-	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{9}
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Credentials) GetTask() uint32 {
@@ -927,7 +1073,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[10]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1085,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[10]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1098,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{10}
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Node) GetMode() uint32 {
@@ -992,7 +1138,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[11]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1150,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_sockets_sockets_proto_msgTypes[11]
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1163,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{11}
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Message) GetData() []byte {
@@ -1102,7 +1248,18 @@ const file_plugins_sockets_sockets_proto_rawDesc = "" +
 	"\x06groups\x18\x03 \x03(\rR\x06groups\x12\x1b\n" +
 	"\tpeer_port\x18\x04 \x01(\rR\bpeerPort\x12\x1f\n" +
 	"\vpeer_groups\x18\x05 \x01(\rR\n" +
-	"peerGroups\"\xce\x03\n" +
+	"peerGroups\"\xca\x01\n" +
+	"\x06Packet\x12/\n" +
+	"\x06socket\x18\x01 \x01(\v2\x17.firn.sockets.v1.SocketR\x06socket\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12\x16\n" +
+	"\x06device\x18\x03 \x01(\tR\x06device\x12C\n" +
+	"\vmemberships\x18\x04 \x03(\v2!.firn.sockets.v1.PacketMembershipR\vmemberships\x12\x16\n" +
+	"\x06fanout\x18\x05 \x01(\rR\x06fanout\"n\n" +
+	"\x10PacketMembership\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\rR\x04type\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\fR\aaddress\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\rR\x05count\"\xce\x03\n" +
 	"\x04Unix\x12/\n" +
 	"\x06socket\x18\x01 \x01(\v2\x17.firn.sockets.v1.SocketR\x06socket\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12)\n" +
@@ -1145,21 +1302,23 @@ func file_plugins_sockets_sockets_proto_rawDescGZIP() []byte {
 	return file_plugins_sockets_sockets_proto_rawDescData
 }
 
-var file_plugins_sockets_sockets_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_plugins_sockets_sockets_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_plugins_sockets_sockets_proto_goTypes = []any{
-	(*Socket)(nil),      // 0: firn.sockets.v1.Socket
-	(*Owner)(nil),       // 1: firn.sockets.v1.Owner
-	(*Option)(nil),      // 2: firn.sockets.v1.Option
-	(*Buffers)(nil),     // 3: firn.sockets.v1.Buffers
-	(*InetAddress)(nil), // 4: firn.sockets.v1.InetAddress
-	(*Inet)(nil),        // 5: firn.sockets.v1.Inet
-	(*Membership)(nil),  // 6: firn.sockets.v1.Membership
-	(*Netlink)(nil),     // 7: firn.sockets.v1.Netlink
-	(*Unix)(nil),        // 8: firn.sockets.v1.Unix
-	(*Credentials)(nil), // 9: firn.sockets.v1.Credentials
-	(*Node)(nil),        // 10: firn.sockets.v1.Node
-	(*Message)(nil),     // 11: firn.sockets.v1.Message
-	(*Connection)(nil),  // 12: firn.sockets.v1.Connection
+	(*Socket)(nil),           // 0: firn.sockets.v1.Socket
+	(*Owner)(nil),            // 1: firn.sockets.v1.Owner
+	(*Option)(nil),           // 2: firn.sockets.v1.Option
+	(*Buffers)(nil),          // 3: firn.sockets.v1.Buffers
+	(*InetAddress)(nil),      // 4: firn.sockets.v1.InetAddress
+	(*Inet)(nil),             // 5: firn.sockets.v1.Inet
+	(*Membership)(nil),       // 6: firn.sockets.v1.Membership
+	(*Netlink)(nil),          // 7: firn.sockets.v1.Netlink
+	(*Packet)(nil),           // 8: firn.sockets.v1.Packet
+	(*PacketMembership)(nil), // 9: firn.sockets.v1.PacketMembership
+	(*Unix)(nil),             // 10: firn.sockets.v1.Unix
+	(*Credentials)(nil),      // 11: firn.sockets.v1.Credentials
+	(*Node)(nil),             // 12: firn.sockets.v1.Node
+	(*Message)(nil),          // 13: firn.sockets.v1.Message
+	(*Connection)(nil),       // 14: firn.sockets.v1.Connection
 }
 var file_plugins_sockets_sockets_proto_depIdxs = []int32{
 	1,  // 0: firn.sockets.v1.Socket.owner:type_name -> firn.sockets.v1.Owner
@@ -1169,16 +1328,18 @@ var file_plugins_sockets_sockets_proto_depIdxs = []int32{
 	4,  // 4: firn.sockets.v1.Inet.local:type_name -> firn.sockets.v1.InetAddress
 	4,  // 5: firn.sockets.v1.Inet.remote:type_name -> firn.sockets.v1.InetAddress
 	6,  // 6: firn.sockets.v1.Inet.memberships:type_name -> firn.sockets.v1.Membership
-	12, // 7: firn.sockets.v1.Inet.connection:type_name -> firn.sockets.v1.Connection
+	14, // 7: firn.sockets.v1.Inet.connection:type_name -> firn.sockets.v1.Connection
 	0,  // 8: firn.sockets.v1.Netlink.socket:type_name -> firn.sockets.v1.Socket
-	0,  // 9: firn.sockets.v1.Unix.socket:type_name -> firn.sockets.v1.Socket
-	10, // 10: firn.sockets.v1.Unix.node:type_name -> firn.sockets.v1.Node
-	9,  // 11: firn.sockets.v1.Unix.credentials:type_name -> firn.sockets.v1.Credentials
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	0,  // 9: firn.sockets.v1.Packet.socket:type_name -> firn.sockets.v1.Socket
+	9,  // 10: firn.sockets.v1.Packet.memberships:type_name -> firn.sockets.v1.PacketMembership
+	0,  // 11: firn.sockets.v1.Unix.socket:type_name -> firn.sockets.v1.Socket
+	12, // 12: firn.sockets.v1.Unix.node:type_name -> firn.sockets.v1.Node
+	11, // 13: firn.sockets.v1.Unix.credentials:type_name -> firn.sockets.v1.Credentials
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_plugins_sockets_sockets_proto_init() }
@@ -1193,7 +1354,7 @@ func file_plugins_sockets_sockets_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugins_sockets_sockets_proto_rawDesc), len(file_plugins_sockets_sockets_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

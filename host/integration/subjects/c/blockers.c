@@ -5,6 +5,7 @@
 #include "subject.h"
 
 #include <arpa/inet.h>
+#include <linux/if_packet.h>
 #include <linux/io_uring.h>
 #include <netinet/in.h>
 #include <sys/inotify.h>
@@ -65,7 +66,11 @@ static void open_userfaultfd(void)
 
 static void open_packet(void)
 {
-	tell(socket(AF_PACKET, SOCK_RAW, 0), "packet socket");
+	struct tpacket_req ring = {.tp_block_size = 4096, .tp_block_nr = 1, .tp_frame_size = 2048, .tp_frame_nr = 2};
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	if (fd >= 0)
+		check(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &ring, sizeof ring) == 0);
+	tell(fd, "packet socket");
 }
 
 static const struct {
