@@ -59,6 +59,8 @@ func shippedDirs() []string {
 type Binary struct {
 	// Name is the plugin's name: the file's name without the prefix.
 	Name string
+	// Version is set for a version that is kept beside the current one: see [Kept].
+	Version string
 	// Path is the file.
 	Path string
 	// SHA256 is what the file must hash to, in hexadecimal; empty if nothing
@@ -74,6 +76,31 @@ type Binary struct {
 // namePattern is what the names of plugins look like.
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 
+// filePattern is what the names of files are without the prefix: the plugin's name,
+// and that of a version that is kept.
+var filePattern = regexp.MustCompile(`^([a-z][a-z0-9-]*)(?:@([0-9A-Za-z.+-]+))?$`)
+
+// KeptName is the name under which a version of a plugin is kept beside the current
+// one, in its file's name and in the lock file.
+func KeptName(name, version string) string { return name + "@" + version }
+
+// Kept finds the versions of plugins that are kept beside the current ones, for the
+// images that they have written: firn-plugin-NAME@VERSION. What is refused is left
+// out; [Discover] tells of it.
+func Kept(dirs []string) []Binary {
+	var out []Binary
+	for _, dir := range dirs {
+		bins, _ := discoverIn(dir)
+		for _, b := range bins {
+			same := func(o Binary) bool { return o.Name == b.Name && o.Version == b.Version }
+			if b.Version != "" && !slices.ContainsFunc(out, same) {
+				out = append(out, b)
+			}
+		}
+	}
+	return out
+}
+
 // Discover finds the plugins in dirs, sorted by name. Of several with the same
 // name the one in the first directory counts. Directories that do not exist
 // are skipped. The error names everything that was refused, each with a
@@ -87,7 +114,7 @@ func Discover(dirs []string) ([]Binary, error) {
 			errs = append(errs, err)
 		}
 		for _, b := range bins {
-			if _, ok := found[b.Name]; !ok {
+			if _, ok := found[b.Name]; !ok && b.Version == "" {
 				found[b.Name] = b
 			}
 		}
@@ -133,7 +160,8 @@ func discoverIn(dir string) ([]Binary, error) {
 	ours := slices.Contains(shippedDirs(), dir)
 	for _, e := range entries {
 		name, ok := strings.CutPrefix(e.Name(), Prefix)
-		if !ok || !namePattern.MatchString(name) || e.IsDir() {
+		parts := filePattern.FindStringSubmatch(name)
+		if !ok || parts == nil || e.IsDir() {
 			continue
 		}
 		if sums == nil {
@@ -148,7 +176,9 @@ func discoverIn(dir string) ([]Binary, error) {
 			continue
 		}
 		f.Close()
-		out = append(out, Binary{Name: name, Path: path, SHA256: sums[e.Name()], ThirdParty: !ours || added[name] != nil})
+		out = append(out, Binary{
+			Name: parts[1], Version: parts[2], Path: path, SHA256: sums[e.Name()], ThirdParty: !ours || added[name] != nil,
+		})
 	}
 	return out, errors.Join(errs...)
 }

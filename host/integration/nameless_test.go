@@ -33,6 +33,17 @@ func TestNameless(t *testing.T) {
 	}
 }
 
+// TestShowHolders: what is in an image of a file that no task has open is told with
+// who holds it.
+func TestShowHolders(t *testing.T) {
+	s := startC(t, "nameless")
+	s.checkpoint()
+	res := want(t, harness.StatusDone, firn(t), "show", s.image)
+	contains(t, res, res.Stdout, "/memfd:board (deleted)", ":(mapping ")
+	s.restore()
+	s.unharmed()
+}
+
 // TestNamelessOutside refuses a memory file that a process outside of the tree maps
 // as well.
 func TestNamelessOutside(t *testing.T) {

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -43,19 +42,8 @@ func TestThirdPartyPlugin(t *testing.T) {
 // module.
 func withExample(t *testing.T, name string) harness.Firn {
 	t.Helper()
-	p, err := subjects()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := workDir(t)
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "firn-plugin-"+name), ".")
-	build.Dir = p.Path("sdk/examples/" + name)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if _, err := harness.Output(20*grace, build); err != nil {
-		t.Fatal(err)
-	}
 	with := firn(t)
-	with.Env = []string{"FIRN_PLUGIN_PATH=" + dir}
+	with.Env = []string{"FIRN_PLUGIN_PATH=" + filepath.Dir(buildExample(t, name, ""))}
 	return with
 }
 

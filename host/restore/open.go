@@ -69,6 +69,7 @@ func (r *flow) findPlugins() ([]dispatch.Binary, error) {
 	for _, b := range found {
 		byName[b.Name] = b
 	}
+	r.preferKept(byName)
 	var bins []dispatch.Binary
 	var errs []error
 	for _, p := range r.img.Manifest().Plugins {
@@ -87,6 +88,20 @@ func (r *flow) findPlugins() ([]dispatch.Binary, error) {
 		errs = append(errs, refused)
 	}
 	return bins, errors.Join(errs...)
+}
+
+// preferKept takes, of plugins of which the version that wrote the image is kept beside
+// the current one, that one.
+func (r *flow) preferKept(byName map[string]dispatch.Binary) {
+	for _, k := range dispatch.Kept(r.cfg.PluginDirs) {
+		for _, p := range r.img.Manifest().Plugins {
+			if p.Name == k.Name && p.Version == k.Version {
+				current := byName[k.Name]
+				k.Debug, k.ThirdParty = current.Debug, k.ThirdParty && (current.Path == "" || current.ThirdParty)
+				byName[k.Name] = k
+			}
+		}
+	}
 }
 
 // checkVersions makes sure that every plugin reads the records of its name.

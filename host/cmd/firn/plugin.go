@@ -111,6 +111,9 @@ func listPlugins(ctx context.Context, g *global) error {
 		for _, i := range infos {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", i.Name, i.Version, i.Path, i.Summary)
 		}
+		for _, k := range dispatch.Kept(dispatch.PluginDirs()) {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", k.Name, k.Version, k.Path, "kept for the images that it has written")
+		}
 		err = errors.Join(err, t.Flush())
 	}
 	if err != nil {

@@ -47,6 +47,10 @@ func newPluginAdd(g *global) *cobra.Command {
 and records its SHA-256, its version and what it claims in the lock file there,
 ` + dispatch.LockFile + `. From then on it is executed only as long as it is that file.
 
+With --replace another version that was added there before is kept beside the new one, as
+firn-plugin-NAME@VERSION: images that it has written are restored with it. "firn plugin
+remove NAME@VERSION" takes it away.
+
 The directory is the first of ` + dispatch.PathVariable + `; without it
 /usr/local/lib/firn/plugins, for an ordinary user ~/.local/lib/firn/plugins.`,
 		Example: "  firn plugin add bin/firn-plugin-kmsg",
@@ -64,7 +68,7 @@ The directory is the first of ` + dispatch.PathVariable + `; without it
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "", "the directory of plugins to add it to")
-	cmd.Flags().BoolVar(&replace, "replace", false, "replace a plugin of this name, or take precedence over one elsewhere")
+	cmd.Flags().BoolVar(&replace, "replace", false, "replace a plugin of this name, of which another version is kept, or take precedence over one elsewhere")
 	return cmd
 }
 
@@ -105,6 +109,9 @@ func addPlugin(ctx context.Context, g *global, path, dir string, replace bool) (
 	if err != nil {
 		return err
 	}
+	if err := keepVersion(dir, name, info.Version, locked); err != nil {
+		return err
+	}
 	if err := dispatch.Install(f, dir, name); err != nil {
 		return err
 	}
@@ -121,6 +128,26 @@ func addPlugin(ctx context.Context, g *global, path, dir string, replace bool) (
 	}
 	_, err = fmt.Printf("%s %s: added to %s; it claims %s\n", name, info.Version, dir, strings.Join(info.Claims, ", "))
 	return err
+}
+
+// keepVersion keeps the plugin that is about to be replaced by another version, for the
+// images that it has written.
+func keepVersion(dir, name, version string, locked map[string]*dispatch.Locked) error {
+	old := locked[name]
+	if old == nil || old.Version == version {
+		return nil
+	}
+	kept := dispatch.KeptName(name, old.Version)
+	to := filepath.Join(dir, dispatch.Prefix+kept)
+	if err := os.Remove(to); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	// A second name: the first one is replaced in one step.
+	if err := os.Link(filepath.Join(dir, dispatch.Prefix+name), to); err != nil {
+		return fmt.Errorf("keep version %s: %w", old.Version, err)
+	}
+	locked[kept] = old
+	return nil
 }
 
 // askPlugin starts one plugin and asks what it is.
@@ -208,16 +235,23 @@ func verifyPlugins(ctx context.Context, g *global, names []string) error {
 	seen := map[string]bool{}
 	for _, dir := range dispatch.PluginDirs() {
 		bins, refused := dispatch.Discover([]string{dir})
+		bins = append(bins, dispatch.Kept([]string{dir})...)
 		locked, err := dispatch.ReadLock(dir)
 		if err = errors.Join(refused, err); err != nil {
 			all = append(all, verifiedPlugin{Name: "?", Path: dir, Problem: strings.ReplaceAll(err.Error(), "\n", "; ")})
 		}
 		for _, b := range bins {
-			if !seen[b.Name] {
-				all = append(all, verifyPlugin(ctx, b, locked[b.Name], log))
+			name := b.Name
+			if b.Version != "" {
+				name = dispatch.KeptName(b.Name, b.Version)
 			}
-			seen[b.Name] = true
-			delete(locked, b.Name)
+			if !seen[name] {
+				v := verifyPlugin(ctx, b, locked[name], log)
+				v.Name = name
+				all = append(all, v)
+			}
+			seen[name] = true
+			delete(locked, name)
 		}
 		for name := range locked {
 			all = append(all, verifiedPlugin{Name: name, Path: dir, Pinned: true, Problem: "its file is missing, or was refused"})

@@ -93,6 +93,14 @@ type shownFile struct {
 	Offset int64      `json:"offset"`
 	Flags  string     `json:"flags"`
 	FDs    []shownRef `json:"fds"`
+	// Held are other places where the file is: mappings, queues of sockets.
+	Held []shownHolder `json:"held,omitempty"`
+}
+
+type shownHolder struct {
+	PID     int    `json:"pid"` // a process that has the holder
+	Plugin  string `json:"plugin"`
+	Subject string `json:"subject"`
 }
 
 type shownRef struct {
@@ -148,6 +156,9 @@ func summary(img *image.Image, host *image.HostRecords) shown {
 				Offset: r.File.Offset, Flags: fmt.Sprintf("%#o", r.File.Flags)}
 			for _, ref := range r.File.Refs {
 				f.FDs = append(f.FDs, shownRef{int(ref.Task), ref.FD, ref.Cloexec})
+			}
+			for _, h := range r.File.Holders {
+				f.Held = append(f.Held, shownHolder{int(r.Task), h.Plugin, h.Subject})
 			}
 			s.Files = append(s.Files, f)
 		case sdk.KindNamespace:
@@ -252,7 +263,7 @@ func (s *shown) print(w io.Writer) error {
 		fmt.Fprintln(t, "\nFILE\tTYPE\tPLUGIN\tOFFSET\tHELD AS")
 	}
 	for _, f := range s.Files {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", f.Link, f.Type, f.Plugin, f.Offset, heldAs(f.FDs))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", f.Link, f.Type, f.Plugin, f.Offset, heldAs(f.FDs, f.Held))
 	}
 	for _, n := range s.NS {
 		fmt.Fprintf(t, "\nNamespace %s\tplugin %s\tof %v\n", n.Name, n.Plugin, n.PIDs)
@@ -272,10 +283,13 @@ func (s *shown) print(w io.Writer) error {
 	return nil
 }
 
-func heldAs(refs []shownRef) string {
+func heldAs(refs []shownRef, holders []shownHolder) string {
 	out := make([]string, len(refs))
 	for i, r := range refs {
 		out[i] = fmt.Sprintf("%d:%d", r.PID, r.FD)
+	}
+	for _, h := range holders {
+		out = append(out, fmt.Sprintf("%d:(%s)", h.PID, h.Subject))
 	}
 	return strings.Join(out, " ")
 }
