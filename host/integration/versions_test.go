@@ -60,7 +60,9 @@ func TestPluginVersions(t *testing.T) {
 	with.Env = []string{"FIRN_PLUGIN_PATH=" + dir}
 	version := func(res harness.Result) string {
 		t.Helper()
-		var r struct{ Plugins []struct{ Name, Version string } }
+		var r struct {
+			Plugins []struct{ Name, Version string }
+		}
 		if err := res.Decode(&r); err != nil {
 			t.Fatal(err)
 		}
