@@ -40,7 +40,7 @@ func (u *unixRestore) fill(r *unixRecord) error {
 		if addressed {
 			to = r.address()
 		}
-		control, done, err := u.rights(m)
+		control, done, err := u.control(m)
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,8 @@ type queued struct {
 	data []byte
 	// from is the name of the sender, in the form of [goName].
 	from string
+	// sender is who sent it, if the socket passes that and there is somebody.
+	sender *unix.Ucred
 	// rights are duplicates of the descriptors that travel with it.
 	rights []int
 }
@@ -33,6 +35,12 @@ type queued struct {
 // examineQueue reads what a unix socket has received. It tells whether it can
 // be carried.
 func (s *survey) examineQueue(it *item, fd int, msg *socketspb.Unix) (bool, error) {
+	if waits, err := s.passesMore(fd, msg.GetSocket()); err != nil {
+		return false, err
+	} else if waits {
+		s.block(it, "unix socket: messages in its queue carry security labels or pidfds (SO_PASSSEC, SO_PASSPIDFD)", "let the program receive them first")
+		return false, nil
+	}
 	msgs, err := peekQueue(fd, it.file().Socket.Type, msg.GetShutdown())
 	for _, m := range msgs {
 		it.rights = append(it.rights, m.rights...)
@@ -44,16 +52,12 @@ func (s *survey) examineQueue(it *item, fd int, msg *socketspb.Unix) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	if len(msgs) > 0 && passes(msg.GetSocket()) {
-		s.block(it, "unix socket: messages in its queue carry credentials (SO_PASSCRED)", "let the program receive them first")
-		return false, nil
-	}
 	for _, m := range msgs {
 		if len(m.data) > hbuf.MaxRecord-1024-8*len(m.rights) {
 			s.block(it, fmt.Sprintf("unix socket: a message of %d bytes in its queue is too long", len(m.data)), "")
 			return false, nil
 		}
-		rec := &socketspb.Message{Data: m.data}
+		rec := &socketspb.Message{Data: m.data, Credentials: s.sender(it, m.sender)}
 		// Of a connection, the sender is the peer.
 		if m.from != "" && it.file().Socket.Type == unix.SOCK_DGRAM {
 			rec.Sender = s.unix.byName(m.from, it)
@@ -63,7 +67,7 @@ func (s *survey) examineQueue(it *item, fd int, msg *socketspb.Unix) (bool, erro
 			}
 		}
 		for it.file().Socket.Type == unix.SOCK_STREAM && len(rec.Data) > maxStreamData && len(m.rights) == 0 {
-			it.queue = append(it.queue, &socketspb.Message{Data: rec.Data[:maxStreamData]})
+			it.queue = append(it.queue, &socketspb.Message{Data: rec.Data[:maxStreamData], Credentials: rec.Credentials})
 			rec.Data = rec.Data[maxStreamData:]
 		}
 		it.queue = append(it.queue, rec)
@@ -74,15 +78,17 @@ func (s *survey) examineQueue(it *item, fd int, msg *socketspb.Unix) (bool, erro
 	return true, nil
 }
 
-// passes tells whether the receiver asked to be told who sent a message.
-func passes(sock *socketspb.Socket) bool {
-	return slices.ContainsFunc(sock.GetOptions(), func(o *socketspb.Option) bool {
-		switch o.GetName() {
-		case unix.SO_PASSCRED, unix.SO_PASSSEC, soPassPIDFD:
-			return o.GetLevel() == unix.SOL_SOCKET
-		}
-		return false
+// passesMore tells whether there are messages for a receiver that asked to be told
+// more of senders than who they are.
+func (s *survey) passesMore(fd int, sock *socketspb.Socket) (bool, error) {
+	more := slices.ContainsFunc(sock.GetOptions(), func(o *socketspb.Option) bool {
+		return o.GetLevel() == unix.SOL_SOCKET && (o.GetName() == unix.SO_PASSSEC || o.GetName() == soPassPIDFD)
 	})
+	if !more {
+		return false, nil
+	}
+	p, err := pollSocket(fd)
+	return p.has(unix.POLLIN) && !p.has(unix.POLLHUP|pollRDHUP), err
 }
 
 // peekQueue reads the receive queue of a socket and leaves it as it is. A
@@ -157,9 +163,9 @@ func (q *peeker) all() (out []queued, err error) {
 				return out, err
 			}
 			if before > 0 {
-				out = append(out, queued{data: m.data[:before]})
+				out = append(out, queued{data: m.data[:before], sender: m.sender})
 			}
-			out = append(out, queued{data: m.data[before:], rights: m.rights})
+			out = append(out, queued{data: m.data[before:], rights: m.rights, sender: m.sender})
 		} else {
 			out = append(out, *m)
 		}
@@ -254,6 +260,9 @@ func peekInto(fd int, buf, control []byte) (int, *queued, error) {
 	for i := range cmsgs {
 		if fds, err := unix.ParseUnixRights(&cmsgs[i]); err == nil { // else it is another kind
 			m.rights = append(m.rights, fds...)
+		}
+		if c, err := unix.ParseUnixCredentials(&cmsgs[i]); err == nil && c.Pid != 0 {
+			m.sender = c
 		}
 	}
 	if flags&unix.MSG_CTRUNC != 0 {

@@ -58,7 +58,7 @@ func (p *plugin) RestoreObjects(_ context.Context, req *sdk.RestoreRequest) (err
 // restoreUnix makes the unix sockets and hands over all. Queues in which files
 // travel are filled by LinkFiles: these may be anybody's.
 func (p *plugin) restoreUnix(im *image, req *sdk.RestoreRequest) (err error) {
-	u := &unixRestore{im: im}
+	u := &unixRestore{im: im, tree: req.Tree}
 	later := u.waits()
 	defer func() {
 		if !later || err != nil {

@@ -56,12 +56,9 @@ func (it *item) name(held []sdk.HeldFile) error {
 	return nil
 }
 
-// rights fetches the files that travel with a message and packs them up. Send
-// close closes them again.
-func (u *unixRestore) rights(m *socketspb.Message) (control []byte, done func(), err error) {
-	if len(m.GetRights()) == 0 {
-		return nil, func() {}, nil
-	}
+// control makes what travels with a message: files, which it fetches, and who sent it.
+// done closes the files again.
+func (u *unixRestore) control(m *socketspb.Message) (control []byte, done func(), err error) {
 	var fds []int
 	done = func() { closeAll(fds) }
 	for _, object := range m.GetRights() {
@@ -72,7 +69,13 @@ func (u *unixRestore) rights(m *socketspb.Message) (control []byte, done func(),
 		}
 		fds = append(fds, fd)
 	}
-	return unix.UnixRights(fds...), done, nil
+	if len(fds) > 0 {
+		control = unix.UnixRights(fds...)
+	}
+	if c := m.GetCredentials(); c != nil {
+		control = append(control, unix.UnixCredentials(&unix.Ucred{Pid: int32(u.senderPID(c)), Uid: c.GetUid(), Gid: c.GetGid()})...)
+	}
+	return control, done, nil
 }
 
 // waits tells whether files travel in the queues: they are filled when these are

@@ -47,8 +47,8 @@ func TestUnixRefused(t *testing.T) {
 	defer unix.Close(b)
 	blocked(t, "outside the tree", a)
 	mustSend(t, a, "x")
-	set(t, b, unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
-	blocked(t, "carry credentials", a, b)
+	set(t, b, unix.SOL_SOCKET, unix.SO_PASSSEC, 1)
+	blocked(t, "carry security labels", a, b)
 }
 
 func TestUnixFileTaken(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firn-cr/firn/plugins/sockets/socketspb"
+	"github.com/firn-cr/firn/sdk"
 	"github.com/firn-cr/firn/sdk/kern"
 )
 
@@ -19,6 +20,8 @@ type unixRestore struct {
 	// ghosts are the closed peers of orphans, by the orphan's object. They are
 	// closed when the queues are filled.
 	ghosts map[uint64]int
+	// tree has the processes that sent messages.
+	tree *sdk.Tree
 	// fetch returns a file that travels in a queue.
 	fetch func(object uint64) (int, error)
 }

@@ -1131,7 +1131,10 @@ type Message struct {
 	Sender uint64 `protobuf:"varint,2,opt,name=sender,proto3" json:"sender,omitempty"`
 	// Objects of the files that travel with it (SCM_RIGHTS). Such a piece of a stream
 	// is what was written with them.
-	Rights        []uint64 `protobuf:"varint,3,rep,packed,name=rights,proto3" json:"rights,omitempty"`
+	Rights []uint64 `protobuf:"varint,3,rep,packed,name=rights,proto3" json:"rights,omitempty"`
+	// Who sent it (SCM_CREDENTIALS), if the receiver asked for that and there is
+	// somebody.
+	Credentials   *Sender `protobuf:"bytes,4,opt,name=credentials,proto3" json:"credentials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1185,6 +1188,82 @@ func (x *Message) GetRights() []uint64 {
 		return x.Rights
 	}
 	return nil
+}
+
+func (x *Message) GetCredentials() *Sender {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+// Sender is a process as SO_PASSCRED tells of it.
+type Sender struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Task          uint32                 `protobuf:"varint,1,opt,name=task,proto3" json:"task,omitempty"` // ID of a process of the tree, or
+	Pid           uint32                 `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`   // number of another one
+	Uid           uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sender) Reset() {
+	*x = Sender{}
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sender) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sender) ProtoMessage() {}
+
+func (x *Sender) ProtoReflect() protoreflect.Message {
+	mi := &file_plugins_sockets_sockets_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sender.ProtoReflect.Descriptor instead.
+func (*Sender) Descriptor() ([]byte, []int) {
+	return file_plugins_sockets_sockets_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Sender) GetTask() uint32 {
+	if x != nil {
+		return x.Task
+	}
+	return 0
+}
+
+func (x *Sender) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Sender) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Sender) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
 }
 
 var File_plugins_sockets_sockets_proto protoreflect.FileDescriptor
@@ -1284,11 +1363,17 @@ const file_plugins_sockets_sockets_proto_rawDesc = "" +
 	"\x04Node\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
-	"\x03gid\x18\x03 \x01(\rR\x03gid\"Q\n" +
+	"\x03gid\x18\x03 \x01(\rR\x03gid\"\x8c\x01\n" +
 	"\aMessage\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
 	"\x06sender\x18\x02 \x01(\x04R\x06sender\x12\x1a\n" +
-	"\x06rights\x18\x03 \x03(\x04B\x02\x10\x01R\x06rightsB3Z1github.com/firn-cr/firn/plugins/sockets/socketspbb\x06proto3"
+	"\x06rights\x18\x03 \x03(\x04B\x02\x10\x01R\x06rights\x129\n" +
+	"\vcredentials\x18\x04 \x01(\v2\x17.firn.sockets.v1.SenderR\vcredentials\"R\n" +
+	"\x06Sender\x12\x12\n" +
+	"\x04task\x18\x01 \x01(\rR\x04task\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\rR\x03pid\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x04 \x01(\rR\x03gidB3Z1github.com/firn-cr/firn/plugins/sockets/socketspbb\x06proto3"
 
 var (
 	file_plugins_sockets_sockets_proto_rawDescOnce sync.Once
@@ -1302,7 +1387,7 @@ func file_plugins_sockets_sockets_proto_rawDescGZIP() []byte {
 	return file_plugins_sockets_sockets_proto_rawDescData
 }
 
-var file_plugins_sockets_sockets_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_plugins_sockets_sockets_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_plugins_sockets_sockets_proto_goTypes = []any{
 	(*Socket)(nil),           // 0: firn.sockets.v1.Socket
 	(*Owner)(nil),            // 1: firn.sockets.v1.Owner
@@ -1318,7 +1403,8 @@ var file_plugins_sockets_sockets_proto_goTypes = []any{
 	(*Credentials)(nil),      // 11: firn.sockets.v1.Credentials
 	(*Node)(nil),             // 12: firn.sockets.v1.Node
 	(*Message)(nil),          // 13: firn.sockets.v1.Message
-	(*Connection)(nil),       // 14: firn.sockets.v1.Connection
+	(*Sender)(nil),           // 14: firn.sockets.v1.Sender
+	(*Connection)(nil),       // 15: firn.sockets.v1.Connection
 }
 var file_plugins_sockets_sockets_proto_depIdxs = []int32{
 	1,  // 0: firn.sockets.v1.Socket.owner:type_name -> firn.sockets.v1.Owner
@@ -1328,18 +1414,19 @@ var file_plugins_sockets_sockets_proto_depIdxs = []int32{
 	4,  // 4: firn.sockets.v1.Inet.local:type_name -> firn.sockets.v1.InetAddress
 	4,  // 5: firn.sockets.v1.Inet.remote:type_name -> firn.sockets.v1.InetAddress
 	6,  // 6: firn.sockets.v1.Inet.memberships:type_name -> firn.sockets.v1.Membership
-	14, // 7: firn.sockets.v1.Inet.connection:type_name -> firn.sockets.v1.Connection
+	15, // 7: firn.sockets.v1.Inet.connection:type_name -> firn.sockets.v1.Connection
 	0,  // 8: firn.sockets.v1.Netlink.socket:type_name -> firn.sockets.v1.Socket
 	0,  // 9: firn.sockets.v1.Packet.socket:type_name -> firn.sockets.v1.Socket
 	9,  // 10: firn.sockets.v1.Packet.memberships:type_name -> firn.sockets.v1.PacketMembership
 	0,  // 11: firn.sockets.v1.Unix.socket:type_name -> firn.sockets.v1.Socket
 	12, // 12: firn.sockets.v1.Unix.node:type_name -> firn.sockets.v1.Node
 	11, // 13: firn.sockets.v1.Unix.credentials:type_name -> firn.sockets.v1.Credentials
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	14, // 14: firn.sockets.v1.Message.credentials:type_name -> firn.sockets.v1.Sender
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_plugins_sockets_sockets_proto_init() }
@@ -1354,7 +1441,7 @@ func file_plugins_sockets_sockets_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugins_sockets_sockets_proto_rawDesc), len(file_plugins_sockets_sockets_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-static int stream[2], datagram[2], packets[2], own[2], outer[2], later[2], named;
+static int stream[2], datagram[2], packets[2], own[2], outer[2], later[2], told[2], named;
 static int shared_file, pipe_end, port;
 
 /* Sends text with some descriptors, in one control message or one for each. */
@@ -149,6 +149,48 @@ static void send_messages(void)
 	close(stranger);
 }
 
+/* Messages of the program and of a child, for one who wants to know from whom. */
+static pid_t child;
+
+static void send_told(void)
+{
+	int on = 1, p[2];
+	char c;
+	check(socketpair(AF_UNIX, SOCK_DGRAM, 0, told) == 0 && pipe(p) == 0);
+	check(setsockopt(told[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0);
+	put(told[0], "mine");
+	child = fork();
+	check(child >= 0);
+	if (child == 0) {
+		check(setresgid(11, 11, 11) == 0 && setresuid(12, 12, 12) == 0);
+		put(told[0], "the child's");
+		check(write(p[1], "x", 1) == 1);
+		for (;;)
+			pause();
+	}
+	check(read(p[0], &c, 1) == 1);
+	close(p[0]);
+	close(p[1]);
+}
+
+static void take_told(const char *text, pid_t pid, uid_t uid, gid_t gid)
+{
+	char got[64] = {0};
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(struct ucred))];
+	} control;
+	struct iovec iov = {got, sizeof got - 1};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+	ssize_t n = recvmsg(told[1], &m, MSG_DONTWAIT);
+	struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&m);
+	struct ucred u = {0};
+	if (c != NULL && c->cmsg_type == SCM_CREDENTIALS)
+		memcpy(&u, CMSG_DATA(c), sizeof u);
+	if (n != (ssize_t)strlen(text) || memcmp(got, text, n) != 0 || u.pid != pid || u.uid != uid || u.gid != gid)
+		bad("told: received '%s' of process %d, user %d, group %d; want '%s' of %d, %d, %d", got, u.pid, u.uid, u.gid, text, pid, uid, gid);
+}
+
 /* The descriptor is of the description that the program has as well. */
 static void is_shared(const char *what, int fd)
 {
@@ -231,6 +273,7 @@ int main(int argc, char **argv)
 	check(socketpair(AF_UNIX, SOCK_STREAM, 0, outer) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, later) == 0);
 	send_stream();
 	send_messages();
+	send_told();
 	if (argc > 1)
 		put(own[0], "!"); /* wrong on purpose, for the test of this subject */
 	say("ready");
@@ -242,6 +285,8 @@ int main(int argc, char **argv)
 	}
 	receive_stream();
 	receive_messages();
+	take_told("mine", getpid(), getuid(), getgid());
+	take_told("the child's", child, 12, 11);
 	/* It goes on as it did. */
 	int fds[16];
 	pass(later[0], "later", 0, 1, &shared_file, NULL, 0);
