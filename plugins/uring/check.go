@@ -119,7 +119,8 @@ const settleTime = 100 * time.Millisecond
 func (s *survey) settled(ctx context.Context, r *sdk.Resource) (*uringpb.Ring, error) {
 	for deadline := time.Now().Add(settleTime); ; time.Sleep(time.Millisecond) {
 		ring, err := s.examine(r)
-		if !s.frozen || !errors.Is(err, refusalError(textInFlight)) || time.Now().After(deadline) {
+		wait := errors.Is(err, refusalError(textInFlight)) || errors.Is(err, errBusy)
+		if !s.frozen || !wait || time.Now().After(deadline) {
 			return ring, err
 		}
 		if _, _, err := s.askThreads(ctx); err != nil {
