@@ -70,7 +70,7 @@ func (p *plan) hold(ctx context.Context, held []resource.Held) ([]*dispatch.Plug
 		return nil, err
 	}
 	for _, h := range held {
-		p.held[h.Plugin] = append(p.held[h.Plugin], h)
+		p.held[h.Plugin] = append(p.held[h.Plugin], h.HeldFile)
 	}
 	if len(added) == 0 {
 		return nil, nil

@@ -35,7 +35,7 @@ type plan struct {
 	set      *resource.Set
 	assigned dispatch.Assignment
 	// held is what resources of plugins hold, by plugin, since the last check.
-	held map[string][]resource.Held
+	held map[string][]sdk.HeldFile
 	// start starts plugins that are wanted for the first time.
 	start func(context.Context) error
 }
@@ -105,7 +105,7 @@ func (f *flow) take(ctx context.Context, procs []*task.Process, running bool) er
 func (f *flow) startMissing(ctx context.Context) error {
 	var missing []dispatch.Binary
 	for _, b := range f.bins {
-		if f.plan.wants(b.Name) && f.plugins.Get(b.Name) == nil {
+		if f.plan.assigned.Has(b.Name) && f.plugins.Get(b.Name) == nil {
 			missing = append(missing, b)
 		}
 	}
@@ -142,7 +142,7 @@ func (f *flow) startPlugins(ctx context.Context) error {
 		if err := f.preview(ctx); err != nil {
 			return err
 		}
-		start = slices.DeleteFunc(slices.Clone(bins), func(b dispatch.Binary) bool { return !f.plan.wants(b.Name) })
+		start = slices.DeleteFunc(slices.Clone(bins), func(b dispatch.Binary) bool { return !f.plan.assigned.Has(b.Name) })
 	}
 	set, err := dispatch.Start(ctx, start, f.options())
 	if err != nil {
@@ -164,9 +164,6 @@ func (f *flow) preview(ctx context.Context) error {
 	}
 	return f.plan.take(ctx, procs, true)
 }
-
-// wants tells whether a plugin owns or attends anything.
-func (p *plan) wants(name string) bool { return p.assigned.Has(name) }
 
 func (f *flow) options() dispatch.Options {
 	return dispatch.Options{Log: f.cfg.Log, Arena: f.arena(), Memory: f.memory, Warm: f.cfg.Warm}
@@ -247,26 +244,22 @@ func (p *plan) take(ctx context.Context, procs []*task.Process, running bool) (e
 	for i := range p.tree.Processes {
 		p.tree.Processes[i].Reserved = p.set.Free
 	}
-	p.held = map[string][]resource.Held{}
+	p.held = map[string][]sdk.HeldFile{}
 	p.assigned, err = dispatch.Match(p.claims, p.set.Resources, p.rules...)
 	return err
 }
 
 // round is the argument of a phase for one plugin.
 func (p *plan) round(name string, frozen bool) dispatch.Round {
-	r := dispatch.Round{
-		Tree: p.tree, Resources: p.assigned.ByPlugin[name], Attended: p.assigned.Attended[name], Frozen: frozen,
+	return dispatch.Round{
+		Tree: p.tree, Resources: p.assigned.ByPlugin[name], Attended: p.assigned.Attended[name], Held: p.held[name], Frozen: frozen,
 	}
-	for _, h := range p.held[name] {
-		r.Held = append(r.Held, h.HeldFile)
-	}
-	return r
 }
 
 // owners are the plugins that own or attend something, in their order.
 func (p *plan) owners() []*dispatch.Plugin {
 	return slices.DeleteFunc(p.plugins.Plugins(), func(q *dispatch.Plugin) bool {
-		return !p.wants(q.Name())
+		return !p.assigned.Has(q.Name())
 	})
 }
 

@@ -109,12 +109,17 @@ func (r rights) drop() error {
 
 // Trust takes the containment from plugins. Names that nobody has are an error.
 func Trust(bins []Binary, names []string) error {
+	return mark(bins, names, "trust", func(b *Binary) { b.ThirdParty = false })
+}
+
+// mark changes the plugins of some names. to says for what, should there be none.
+func mark(bins []Binary, names []string, to string, change func(*Binary)) error {
 	for _, name := range names {
 		i := slices.IndexFunc(bins, func(b Binary) bool { return b.Name == name })
 		if i < 0 {
-			return fmt.Errorf("there is no plugin %q to trust: %w", name, failure.ErrUsage)
+			return fmt.Errorf("there is no plugin %q to %s: %w", name, to, failure.ErrUsage)
 		}
-		bins[i].ThirdParty = false
+		change(&bins[i])
 	}
 	return nil
 }

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/firn-cr/firn/host/failure"
 )
 
 // debugTime bounds everything that a plugin under a debugger does, and the start of
@@ -18,14 +16,7 @@ const debugTime = 24 * time.Hour
 // before they do anything, and takes all deadlines from them. Names that nobody has
 // are an error.
 func Debug(bins []Binary, names []string) error {
-	for _, name := range names {
-		i := slices.IndexFunc(bins, func(b Binary) bool { return b.Name == name })
-		if i < 0 {
-			return fmt.Errorf("there is no plugin %q to debug: %w", name, failure.ErrUsage)
-		}
-		bins[i].Debug = true
-	}
-	return nil
+	return mark(bins, names, "debug", func(b *Binary) { b.Debug = true })
 }
 
 // debugged tells whether one of some plugins is to be debugged.

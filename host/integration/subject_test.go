@@ -293,21 +293,22 @@ func (s *subject) restore(args ...string) harness.Restore {
 }
 
 // survives lets a checkpoint go by, and lives on in two images, one after the other.
-func (s *subject) survives() {
+// Both are taken with the flags.
+func (s *subject) survives(flags ...string) {
 	s.t.Helper()
-	s.checkpoint("--leave-running")
+	s.checkpoint(append([]string{"--leave-running"}, flags...)...)
 	s.unharmed()
 	for range 2 {
-		s.cycle()
+		s.cycle(flags...)
 		s.unharmed()
 	}
 }
 
 // cycle is a checkpoint and a restore; ids and relations must be the same.
-func (s *subject) cycle() {
+func (s *subject) cycle(flags ...string) {
 	s.t.Helper()
 	shape, threads := s.shape(), s.threads()
-	s.checkpoint()
+	s.checkpoint(flags...)
 	s.restore()
 	if now := s.shape(); !slices.Equal(shape, now) {
 		s.t.Errorf("processes after the restore:\n%s\nbefore:\n%s", strings.Join(now, "\n"), strings.Join(shape, "\n"))

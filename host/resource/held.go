@@ -30,7 +30,11 @@ func (s *Set) Hold(held []Held, tree *sdk.Tree, host Host) (added []sdk.Resource
 	if err != nil {
 		return nil, err
 	}
-	h := holding{set: s, tree: tree, mounts: &mounts{host: host}, namespace: same["mnt"], known: map[groupKey][]*sdk.Resource{}}
+	h := holding{
+		set: s, tree: tree, mounts: &mounts{host: host}, namespace: same["mnt"],
+		known: map[groupKey][]*sdk.Resource{}, tasks: map[uint64]sdk.TaskID{}, readers: map[int]*heldReader{},
+	}
+	defer h.close()
 	for i := range s.Resources {
 		h.know(&s.Resources[i])
 	}
@@ -59,11 +63,27 @@ type holding struct {
 	mounts    *mounts
 	namespace uint64 // the mount namespace of the plugins
 	known     map[groupKey][]*sdk.Resource
+	tasks     map[uint64]sdk.TaskID // of the resources, by object
+	readers   map[int]*heldReader   // by the plugin's process
+}
+
+// heldReader reads descriptors of a plugin's process.
+type heldReader struct {
+	*fdReader
+	dir *os.File
+}
+
+func (h *holding) close() {
+	for _, r := range h.readers {
+		r.close()
+		r.dir.Close()
+	}
 }
 
 func keyOf(f *sdk.File) groupKey { return groupKey{f.Dev, f.Ino, f.Flags, f.Offset, f.Link} }
 
 func (h *holding) know(r *sdk.Resource) {
+	h.tasks[r.Object] = r.Task
 	if r.File != nil {
 		k := keyOf(r.File)
 		h.known[k] = append(h.known[k], r)
@@ -72,8 +92,8 @@ func (h *holding) know(r *sdk.Resource) {
 
 // find returns the resource of a description, which may be a new one.
 func (h *holding) find(held *Held) (_ *sdk.Resource, isNew bool, err error) {
-	holder := h.holder(held.Holder)
-	if holder == nil {
+	task, ok := h.tasks[held.Holder]
+	if !ok {
 		return nil, false, fmt.Errorf("object %d, which holds it, is not there: %w", held.Holder, sdk.ErrCorrupt)
 	}
 	f, err := h.read(held)
@@ -100,19 +120,9 @@ func (h *holding) find(held *Held) (_ *sdk.Resource, isNew bool, err error) {
 	}
 	f.Holders = []sdk.FileHolder{at}
 	h.set.last++
-	r := &sdk.Resource{Kind: sdk.KindFile, Object: h.set.last, Task: holder.Task, File: f}
+	r := &sdk.Resource{Kind: sdk.KindFile, Object: h.set.last, Task: task, File: f}
 	h.know(r)
 	return r, true, nil
-}
-
-// holder finds the resource that holds something.
-func (h *holding) holder(object uint64) *sdk.Resource {
-	for i := range h.set.Resources {
-		if h.set.Resources[i].Object == object {
-			return &h.set.Resources[i]
-		}
-	}
-	return nil
 }
 
 // reach finds a process that has a description.
@@ -130,19 +140,23 @@ func (h *holding) reach(f *sdk.File) (pid, fd int, ok bool) {
 
 // read looks at a descriptor of a plugin's process.
 func (h *holding) read(held *Held) (*sdk.File, error) {
-	dir, err := os.Open(fmt.Sprintf("/proc/%d/fd", held.PID))
-	if err != nil {
-		return nil, err
+	r := h.readers[held.PID]
+	if r == nil {
+		dir, err := os.Open(fmt.Sprintf("/proc/%d/fd", held.PID))
+		if err != nil {
+			return nil, err
+		}
+		fds, err := newFDReader(int(dir.Fd()), held.PID)
+		if err != nil {
+			dir.Close()
+			return nil, err
+		}
+		r = &heldReader{fds, dir}
+		h.readers[held.PID] = r
 	}
-	defer dir.Close()
-	r, err := newFDReader(int(dir.Fd()), held.PID)
-	if err != nil {
-		return nil, err
-	}
-	defer r.close()
 	f := openFD{fd: held.FD}
 	if err := r.read(&f); err != nil {
 		return nil, err
 	}
-	return &f.file, h.mounts.complete(held.PID, h.namespace, &f, int(dir.Fd()))
+	return &f.file, h.mounts.complete(held.PID, h.namespace, &f, int(r.dir.Fd()))
 }

@@ -50,9 +50,6 @@ func (p *plugin) Dump(ctx context.Context, req *sdk.DumpRequest) error {
 	}
 	defer p.forget()
 	d := &dump{emit: req.Records, files: map[*file]uint32{}, shared: map[objectKey]*sharedObject{}, held: req.Held}
-	p.mu.Lock()
-	d.heldFDs = p.held
-	p.mu.Unlock()
 	defer d.close()
 	if err := d.sources(ctx, spaces); err != nil {
 		return err
@@ -117,9 +114,8 @@ type dump struct {
 	shared map[objectKey]*sharedObject
 	// order has the objects by number.
 	order []*sharedObject
-	// held and heldFDs are files without a name.
-	held    []sdk.HeldFile
-	heldFDs map[*file]int
+	// held are files without a name.
+	held []sdk.HeldFile
 }
 
 func (d *dump) close() {

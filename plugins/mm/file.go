@@ -26,6 +26,8 @@ type file struct {
 	// link, in /proc, leads to a file that has no name any more; empty if the path
 	// does. Another plugin carries these, see [plugin.Held].
 	link string
+	// held is the descriptor by which this process has it, once Held has opened it.
+	held int
 }
 
 // version is what changes when a file's content does; build ids are kept by it.
@@ -160,7 +162,7 @@ func (t *fileTable) nameless(path, link string, deleted bool) *file {
 	if err := unix.Stat(link, &st); err != nil || !deleted || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil
 	}
-	f := &file{path: path, dev: st.Dev, ino: st.Ino, size: uint64(st.Size), mtime: st.Mtim.Nano(), link: link}
+	f := &file{path: path, dev: st.Dev, ino: st.Ino, size: uint64(st.Size), mtime: st.Mtim.Nano(), link: link, held: -1}
 	if r, err := os.Open(link); err == nil {
 		f.elf = readELF(r)
 		r.Close()

@@ -21,67 +21,75 @@ func (p *plugin) Held(_ context.Context, req *sdk.CheckRequest) ([]sdk.HeldFile,
 	if req.Frozen {
 		spaces = p.frozen
 	}
-	h := &heldFiles{written: map[*file]bool{}, holders: map[*file]sdk.HeldFile{}, fds: map[*file]int{}}
+	h := &heldFiles{resources: req.Resources, written: map[*file]bool{}, holders: map[*file]sdk.HeldFile{}}
 	for _, sp := range spaces {
-		h.add(sp, req.Resources)
+		h.add(sp)
 	}
-	p.held = h.fds
+	var list []sdk.HeldFile
 	for _, f := range h.order {
 		fd, err := openNameless(f, h.written[f])
 		if !req.Frozen && errors.Is(err, unix.ENOENT) {
 			continue // was unmapped meanwhile
 		}
 		if err != nil {
-			return h.list, fmt.Errorf("open %s: %w", f.path, err)
+			return list, fmt.Errorf("open %s: %w", f.path, err)
 		}
+		f.held = fd
 		held := h.holders[f]
-		held.FD, h.fds[f] = fd, fd
-		h.list = append(h.list, held)
+		held.FD = fd
+		list = append(list, held)
 	}
-	return h.list, nil
+	return list, nil
 }
 
 // heldFiles collects files without a name.
 type heldFiles struct {
-	order   []*file
-	written map[*file]bool // may be written to through a mapping
-	holders map[*file]sdk.HeldFile
-	fds     map[*file]int
-	list    []sdk.HeldFile
+	resources []sdk.Resource
+	objects   map[mappingKey]uint64 // of the resources; made when there is need
+	order     []*file
+	written   map[*file]bool // may be written to through a mapping
+	holders   map[*file]sdk.HeldFile
+}
+
+// mappingKey is a mapping of a process, by where it starts.
+type mappingKey struct {
+	task  sdk.TaskID
+	start uint64
+}
+
+// object is that of a mapping.
+func (h *heldFiles) object(sp *space, v *vma) uint64 {
+	if h.objects == nil {
+		h.objects = map[mappingKey]uint64{}
+		for i := range h.resources {
+			if r := &h.resources[i]; r.VMA != nil {
+				h.objects[mappingKey{r.Task, r.VMA.Start}] = r.Object
+			}
+		}
+	}
+	return h.objects[mappingKey{sp.task, v.Start}]
 }
 
 // add takes the files of a process.
-func (h *heldFiles) add(sp *space, resources []sdk.Resource) {
-	var objects map[uint64]uint64 // of the mappings, by their starts
-	object := func(start uint64) uint64 {
-		if objects == nil {
-			objects = map[uint64]uint64{}
-			for i := range resources {
-				if r := &resources[i]; r.VMA != nil && r.Task == sp.task {
-					objects[r.VMA.Start] = r.Object
-				}
-			}
-		}
-		return objects[start]
-	}
+func (h *heldFiles) add(sp *space) {
 	for i := range sp.vmas {
 		v := &sp.vmas[i]
 		if v.file == nil || v.file.link == "" {
 			continue
 		}
-		h.note(v.file, func() sdk.HeldFile { return sdk.HeldFile{Holder: object(v.Start), Subject: v.subject()} })
+		h.note(v.file, sp, v, v.subject())
 		if v.Shared() && v.Flags.Has(procfs.VMMayWrite) {
 			h.written[v.file] = true
 		}
 	}
 	if sp.exe != nil && sp.exe.link != "" && len(sp.vmas) > 0 {
-		h.note(sp.exe, func() sdk.HeldFile { return sdk.HeldFile{Holder: object(sp.vmas[0].Start), Subject: "executable"} })
+		h.note(sp.exe, sp, &sp.vmas[0], "executable")
 	}
 }
 
-func (h *heldFiles) note(f *file, holder func() sdk.HeldFile) {
+func (h *heldFiles) note(f *file, sp *space, v *vma, subject string) {
 	if _, ok := h.holders[f]; !ok {
-		h.holders[f] = holder()
+		h.holders[f] = sdk.HeldFile{Holder: h.object(sp, v), Subject: subject}
 		h.order = append(h.order, f)
 	}
 }
@@ -100,11 +108,9 @@ func (d *dump) objectOf(f *file) (uint64, error) {
 	if f.link == "" {
 		return 0, nil
 	}
-	if fd, ok := d.heldFDs[f]; ok {
-		for _, h := range d.held {
-			if h.FD == fd {
-				return h.Object, nil
-			}
+	for _, h := range d.held {
+		if h.FD == f.held {
+			return h.Object, nil
 		}
 	}
 	return 0, fmt.Errorf("%s: nobody carries it: %w", f.path, sdk.ErrUnsupported)

@@ -28,11 +28,10 @@ type plugin struct {
 	files *fileTable // knows files and their build ids
 
 	mu      sync.Mutex
-	running []*space      // what Check has read of the running tree, for Prepare
-	frozen  []*space      // what Check has read of the frozen tree, for Dump
-	later   []job         // what Dump has left to Thawed
-	held    map[*file]int // descriptors that Held has opened, for Dump
-	image   *image        // what CheckImage has read, for RestoreMemory
+	running []*space // what Check has read of the running tree, for Prepare
+	frozen  []*space // what Check has read of the frozen tree, for Dump
+	later   []job    // what Dump has left to Thawed
+	image   *image   // what CheckImage has read, for RestoreMemory
 
 	// bulk is the number of the last bulk record.
 	bulk atomic.Uint64
@@ -74,5 +73,5 @@ func (p *plugin) Abort(context.Context) error {
 func (p *plugin) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.running, p.frozen, p.held, p.image = nil, nil, nil, nil
+	p.running, p.frozen, p.image = nil, nil, nil
 }

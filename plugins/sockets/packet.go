@@ -62,10 +62,11 @@ func (s *survey) examinePacket(it *item, fd int, sock *socketspb.Socket) error {
 	if !ok {
 		return fmt.Errorf("address of another family: %w", sdk.ErrKernel)
 	}
-	state, err := it.network.packetState(it.file().Ino)
+	list, err := s.packetSockets(it.network)
 	if err != nil {
 		return err
 	}
+	state := list[uint32(it.file().Ino)]
 	if state == nil {
 		return fmt.Errorf("sock_diag does not know socket %d: %w", it.file().Ino, sdk.ErrChanged)
 	}
@@ -117,8 +118,21 @@ func deviceName(index int) (string, error) {
 	return dev.Name, nil
 }
 
-// packetState asks for the packet socket with an inode; nil if there is none.
-func (n *network) packetState(ino uint64) (_ *packetState, err error) {
+// packetSockets are those of a namespace, by inode; the kernel is asked once.
+func (s *survey) packetSockets(n *network) (_ map[uint32]*packetState, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.packets[n] == nil {
+		if s.packets == nil {
+			s.packets = map[*network]map[uint32]*packetState{}
+		}
+		s.packets[n], err = n.packetSockets()
+	}
+	return s.packets[n], err
+}
+
+// packetSockets lists the packet sockets of a namespace.
+func (n *network) packetSockets() (_ map[uint32]*packetState, err error) {
 	conn, err := n.dial(unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("open sock_diag: %w", err)
@@ -133,9 +147,10 @@ func (n *network) packetState(ino uint64) (_ *packetState, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("list packet sockets: %w", err)
 	}
+	out := make(map[uint32]*packetState, len(msgs))
 	for _, m := range msgs {
-		if len(m.Data) < packetDiagMsgSize || binary.NativeEndian.Uint32(m.Data[4:]) != uint32(ino) {
-			continue
+		if len(m.Data) < packetDiagMsgSize {
+			return nil, fmt.Errorf("list packet sockets: message of %d bytes: %w", len(m.Data), sdk.ErrKernel)
 		}
 		ad, err := netlink.NewAttributeDecoder(m.Data[packetDiagMsgSize:])
 		if err != nil {
@@ -150,9 +165,12 @@ func (n *network) packetState(ino uint64) (_ *packetState, err error) {
 				state.ring = true
 			}
 		}
-		return state, ad.Err()
+		if err := ad.Err(); err != nil {
+			return nil, fmt.Errorf("list packet sockets: %w", err)
+		}
+		out[binary.NativeEndian.Uint32(m.Data[4:])] = state
 	}
-	return nil, nil
+	return out, nil
 }
 
 // packetMemberships reads the list of sock_diag(7), the oldest first.

@@ -68,7 +68,8 @@ func TestPacket(t *testing.T) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		t.Fatal(err)
 	}
-	state, err := n.packetState(st.Ino)
+	list, err := n.packetSockets()
+	state := list[uint32(st.Ino)]
 	if err != nil || state == nil {
 		t.Fatalf("%v, %v", state, err)
 	}

@@ -31,6 +31,8 @@ type survey struct {
 	// conns are the connections of a frozen tree.
 	mu    sync.Mutex
 	conns []*savedConnection
+	// packets are the packet sockets of namespaces, once somebody asked.
+	packets map[*network]map[uint32]*packetState
 	// groups are those that a UDP socket may have joined, by the namespace.
 	groups map[*network][]procfs.MulticastGroup
 }
@@ -66,7 +68,10 @@ func (it *item) kindOf() kindOfSocket {
 // they change otherwise; those that were read before are not read again, for the
 // kernel passes over empty messages then.
 func (p *plugin) newSurvey(ctx context.Context, sess *sdk.Session, frozen bool, before *survey) (*survey, error) {
-	s := &survey{before: map[uint64]*item{}, sess: sess, frozen: frozen, nets: &p.nets, access: openfile.NewAccess(sess.Tree), items: make([]item, len(sess.Resources))}
+	s := &survey{
+		sess: sess, frozen: frozen, nets: &p.nets, access: openfile.NewAccess(sess.Tree),
+		items: make([]item, len(sess.Resources)), before: map[uint64]*item{},
+	}
 	defer s.access.Close()
 	if err := p.nets.leave(); err != nil { // those of an earlier look
 		return nil, err

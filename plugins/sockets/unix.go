@@ -239,13 +239,9 @@ func (s *survey) findNode(it *item, d *unixSocket, msg *socketspb.Unix) error {
 	if name == "" || name[0] == 0 || connection {
 		return nil
 	}
-	task := it.res.Task
-	if refs := it.file().Refs; len(refs) > 0 {
-		task = refs[0].Task
-	}
-	p := s.sess.Tree.Process(task)
+	p := s.sess.Tree.Process(it.res.Task)
 	if p == nil {
-		return fmt.Errorf("task %d is not in the tree: %w", task, sdk.ErrCorrupt)
+		return fmt.Errorf("task %d is not in the tree: %w", it.res.Task, sdk.ErrCorrupt)
 	}
 	start := "root"
 	if !filepath.IsAbs(name) {

@@ -32,7 +32,7 @@ func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Findin
 	defer s.access.Close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.frozen = map[uint64]*uringpb.Ring{}
+	rings := map[uint64]*uringpb.Ring{}
 	if req.Frozen {
 		if err := s.registeredRings(ctx); err != nil {
 			return nil, err
@@ -49,11 +49,12 @@ func (p *plugin) Check(ctx context.Context, req *sdk.CheckRequest) ([]sdk.Findin
 			return nil, fmt.Errorf("examine %s of task %d: %w", r.File.Subject(), r.Task, err)
 		default:
 			s.describe(r, ring)
-			p.frozen[r.Object] = ring
+			rings[r.Object] = ring
 		}
 	}
-	if !req.Frozen {
-		p.frozen = nil
+	p.frozen = nil
+	if req.Frozen {
+		p.frozen = rings
 	}
 	return append(s.report.Findings(), s.strayMappings()...), nil
 }
@@ -80,10 +81,11 @@ type survey struct {
 	report openfile.Report
 	files  []*sdk.Resource
 	vmas   map[uint64][]*sdk.Resource // by the inode of the ring
+	smaps  map[sdk.TaskID][]procfs.Smap
 }
 
 func newSurvey(sess *sdk.Session, frozen bool) *survey {
-	s := &survey{sess: sess, frozen: frozen, access: openfile.NewAccess(sess.Tree), vmas: map[uint64][]*sdk.Resource{}}
+	s := &survey{sess: sess, frozen: frozen, access: openfile.NewAccess(sess.Tree), vmas: map[uint64][]*sdk.Resource{}, smaps: map[sdk.TaskID][]procfs.Smap{}}
 	for i := range sess.Resources {
 		switch r := &sess.Resources[i]; {
 		case r.File != nil:
@@ -132,7 +134,7 @@ func (s *survey) settled(ctx context.Context, r *sdk.Resource) (*uringpb.Ring, e
 // examine finds out whether a ring can be carried, and how. A ring that cannot be
 // is sdk.ErrUnsupported. Groups of buffers take some 30 ms to be looked for, which is
 // done while the tree runs, before and after it stands still.
-func (s *survey) examine(r *sdk.Resource) (_ *uringpb.Ring, err error) {
+func (s *survey) examine(r *sdk.Resource) (*uringpb.Ring, error) {
 	fd, err := s.access.Dup(r)
 	if err != nil {
 		return nil, err
@@ -148,7 +150,12 @@ func (s *survey) examine(r *sdk.Resource) (_ *uringpb.Ring, err error) {
 	ring := &uringpb.Ring{
 		Entries: in.entries, CompletionEntries: in.completions, Submitted: in.cachedSQHead, Taken: in.cqHead,
 	}
-	if text, err := probe(fd); err != nil {
+	fresh, _, err := setup(1, 2, false)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fresh)
+	if text, err := probe(fd, fresh); err != nil {
 		return nil, err
 	} else if text != "" {
 		return nil, refusalError(text)
@@ -157,7 +164,7 @@ func (s *survey) examine(r *sdk.Resource) (_ *uringpb.Ring, err error) {
 		return nil, refusalError(textUnused)
 	}
 	if !s.frozen {
-		return ring, refuseGroups(fd) // the rest needs a ring that rests
+		return ring, refuseGroups(fd, fresh) // the rest needs a ring that rests
 	}
 	if err := layout(fd, ring); err != nil {
 		return nil, err
@@ -198,9 +205,8 @@ func (in *info) refusal(frozen bool) string {
 
 // mappings collects where processes have a ring.
 func (s *survey) mappings(r *sdk.Resource, ring *uringpb.Ring) error {
-	byTask := map[sdk.TaskID][]procfs.Smap{}
 	for _, v := range s.vmas[r.File.Ino] {
-		maps, ok := byTask[v.Task]
+		maps, ok := s.smaps[v.Task]
 		if !ok {
 			p := s.sess.Tree.Process(v.Task)
 			if p == nil {
@@ -210,7 +216,7 @@ func (s *survey) mappings(r *sdk.Resource, ring *uringpb.Ring) error {
 			if maps, err = procfs.Smaps(p.PID); err != nil {
 				return err
 			}
-			byTask[v.Task] = maps
+			s.smaps[v.Task] = maps
 		}
 		i := slices.IndexFunc(maps, func(m procfs.Smap) bool { return m.Start == v.VMA.Start })
 		if i < 0 {

@@ -44,18 +44,31 @@ func (p *plugin) dump(ctx context.Context, s *survey, out sdk.Emitter, r *sdk.Re
 		return err
 	}
 	p.dumped = append(p.dumped, fd)
-	for _, part := range []struct {
-		offset int64
-		size   uint32
-	}{{offSQRing, ring.GetRingsBytes()}, {offSQEs, ring.GetEntriesBytes()}} {
-		b, err := unix.Mmap(fd, part.offset, int(part.size), unix.PROT_READ, unix.MAP_SHARED)
+	m, err := mapRing(fd, int(ring.GetRingsBytes()), int(ring.GetEntriesBytes()), unix.PROT_READ)
+	if err != nil {
+		return err
+	}
+	err = emit(ctx, out, r.Object, m.rings)
+	if err == nil {
+		err = emit(ctx, out, r.Object, m.entries)
+	}
+	return errors.Join(err, m.close())
+}
+
+// emit emits a part of a ring's memory.
+func emit(ctx context.Context, out sdk.Emitter, object uint64, b []byte) error {
+	for len(b) > 0 {
+		n := min(len(b), pieceSize)
+		buf, err := out.Bulk(ctx, n)
 		if err != nil {
-			return fmt.Errorf("map: %w", err)
-		}
-		err = emit(ctx, out, r.Object, b)
-		if err := errors.Join(err, unix.Munmap(b)); err != nil {
 			return err
 		}
+		copy(buf.Payload(), b[:n])
+		buf.Trim(n)
+		if err := buf.Commit(ctx, kindMemory, 1, object); err != nil {
+			return err
+		}
+		b = b[n:]
 	}
 	return nil
 }
@@ -66,8 +79,16 @@ func (p *plugin) Thawed(context.Context, *sdk.DumpRequest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer p.forget()
+	if len(p.dumped) == 0 {
+		return nil
+	}
+	fresh, _, err := setup(1, 2, false)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fresh)
 	for _, fd := range p.dumped {
-		if err := refuseGroups(fd); err != nil {
+		if err := refuseGroups(fd, fresh); err != nil {
 			return fmt.Errorf("io_uring: %w", err)
 		}
 	}
@@ -87,21 +108,4 @@ func (p *plugin) forget() {
 		unix.Close(fd)
 	}
 	p.frozen, p.dumped = nil, nil
-}
-
-func emit(ctx context.Context, out sdk.Emitter, object uint64, b []byte) error {
-	for len(b) > 0 {
-		n := min(len(b), pieceSize)
-		buf, err := out.Bulk(ctx, n)
-		if err != nil {
-			return err
-		}
-		copy(buf.Payload(), b[:n])
-		buf.Trim(n)
-		if err := buf.Commit(ctx, kindMemory, 1, object); err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
 }

@@ -10,25 +10,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memory is what kernel and program share of a ring, mapped here.
-type memory struct {
-	*params
-	rings, entries []byte
-}
+// mapping is what kernel and program share of a ring, mapped here.
+type mapping struct{ rings, entries []byte }
 
-// mapMemory maps a ring that has these sizes.
-func mapMemory(fd int, p *params, prot int) (_ *memory, err error) {
-	m := &memory{params: p}
-	if m.rings, err = unix.Mmap(fd, offSQRing, p.ringsBytes(), prot, unix.MAP_SHARED); err != nil {
-		return nil, fmt.Errorf("map rings: %w", err)
+// mapRing maps a ring with these sizes.
+func mapRing(fd, rings, entries, prot int) (m mapping, err error) {
+	if m.rings, err = unix.Mmap(fd, offSQRing, rings, prot, unix.MAP_SHARED); err != nil {
+		return m, fmt.Errorf("map rings: %w", err)
 	}
-	if m.entries, err = unix.Mmap(fd, offSQEs, p.entriesBytes(), prot, unix.MAP_SHARED); err != nil {
-		return nil, errors.Join(fmt.Errorf("map entries: %w", err), unix.Munmap(m.rings))
+	if m.entries, err = unix.Mmap(fd, offSQEs, entries, prot, unix.MAP_SHARED); err != nil {
+		return m, errors.Join(fmt.Errorf("map entries: %w", err), unix.Munmap(m.rings))
 	}
 	return m, nil
 }
 
-func (m *memory) close() error { return errors.Join(unix.Munmap(m.rings), unix.Munmap(m.entries)) }
+func (m *mapping) close() error { return errors.Join(unix.Munmap(m.rings), unix.Munmap(m.entries)) }
+
+// memory is the same, of a ring whose layout is known.
+type memory struct {
+	*params
+	mapping
+}
+
+func mapMemory(fd int, p *params, prot int) (*memory, error) {
+	m, err := mapRing(fd, p.ringsBytes(), p.entriesBytes(), prot)
+	if err != nil {
+		return nil, err
+	}
+	return &memory{p, m}, nil
+}
 
 // word is one of the counters that kernel and program share.
 func (m *memory) word(offset uint32) *uint32 { return (*uint32)(unsafe.Pointer(&m.rings[offset])) }

@@ -1,6 +1,7 @@
 package uring
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -124,12 +125,7 @@ func (s *space) add(m *uringpb.Mapping, from source) error {
 		return fmt.Errorf("mapping %x-%x is taken: %w", want.Start, want.End, sdk.ErrCorrupt)
 	}
 	s.used = append(s.used, want)
-	slices.SortFunc(s.used, func(a, b sdk.AddrRange) int {
-		if a.Start < b.Start {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(s.used, func(a, b sdk.AddrRange) int { return cmp.Compare(a.Start, b.Start) })
 	t := &s.tape
 	free := s.free()
 	for _, f := range free {

@@ -16,13 +16,8 @@ import (
 const maxGroup = 1 << 16
 
 // probe finds out what a ring has that the kernel does not show, by calls that
-// change nothing. They are made on a new ring as well, to tell what a kernel lacks.
-func probe(fd int) (text string, err error) {
-	fresh, _, err := setup(1, 2, false)
-	if err != nil {
-		return "", err
-	}
-	defer unix.Close(fresh)
+// change nothing. They are made on a fresh ring as well, to tell what a kernel lacks.
+func probe(fd, fresh int) (text string, err error) {
 	if _, err := enter(fd, 0); errors.Is(err, unix.EBADFD) {
 		return "is not enabled yet (IORING_SETUP_R_DISABLED)", nil
 	} else if err != nil {
@@ -46,12 +41,7 @@ func probe(fd int) (text string, err error) {
 
 // refuseGroups is sdk.ErrUnsupported if a ring has a group of buffers. The kernel
 // has no list of them: it asks for each number there is.
-func refuseGroups(fd int) error {
-	fresh, _, err := setup(1, 2, false)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fresh)
+func refuseGroups(fd, fresh int) error {
 	if !errors.Is(bufferGroup(fresh, 0), unix.ENOENT) {
 		return nil // before Linux 6.8: what may be registered nobody can tell
 	}

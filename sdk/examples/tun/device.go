@@ -125,23 +125,20 @@ func attach(fd int, h *tunpb.Handle) error {
 	return writeLink(h)
 }
 
-// hardware is struct ifreq with a struct sockaddr, for SIOCGIFHWADDR.
+// hardware is struct ifreq with a struct sockaddr, for SIOCSIFHWADDR.
 type hardware struct {
 	name    [unix.IFNAMSIZ]byte
 	family  uint16
 	address [22]byte
 }
 
-func hardwareAddress(control int, device string, set []byte) ([]byte, error) {
+func setHardwareAddress(control int, device string, address []byte) error {
 	req := hardware{family: unix.ARPHRD_ETHER}
 	copy(req.name[:], device)
-	copy(req.address[:6], set)
-	op := uintptr(unix.SIOCGIFHWADDR)
-	if set != nil {
-		op = unix.SIOCSIFHWADDR
+	copy(req.address[:], address)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(control), unix.SIOCSIFHWADDR, uintptr(unsafe.Pointer(&req)))
+	if errno != 0 {
+		return fmt.Errorf("set hardware address: %w", errno)
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(control), op, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return nil, fmt.Errorf("hardware address: %w", errno)
-	}
-	return req.address[:6], nil
+	return nil
 }

@@ -55,7 +55,7 @@ func writeLink(h *tunpb.Handle) error {
 	defer unix.Close(control)
 	l := h.GetLink()
 	if a := l.GetHardwareAddress(); len(a) == 6 {
-		if _, err := hardwareAddress(control, h.GetDevice(), a); err != nil {
+		if err := setHardwareAddress(control, h.GetDevice(), a); err != nil {
 			return err
 		}
 	}
